@@ -1,0 +1,345 @@
+"""What a channel is: the interface that every transport implements.
+
+The lowest row that imports Trio. Transports implement it, `Peer`, bridges and
+applications use it, and nothing here knows which transport it is.
+"""
+
+from __future__ import annotations
+
+import copy
+import enum
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Self
+
+import trio
+
+from .errors import RemoteProtocolError, TransportError
+from .jsonrpc import Message
+from .limits import ChannelOptions
+
+__all__ = [
+    "ChannelBroken",
+    "ChannelCapabilities",
+    "ChannelContext",
+    "ChannelEvent",
+    "ChannelState",
+    "ChannelStatistics",
+    "ConnectionLost",
+    "EventHandler",
+    "IdleTimeout",
+    "MessageChannel",
+    "MessageListener",
+    "OutboxOverflow",
+    "PeerCredentials",
+    "PeerProtocolError",
+    "WriteTimeout",
+]
+
+
+class ChannelBroken(TransportError, trio.BrokenResourceError):
+    """The channel failed; nothing more can be sent or received on it.
+
+    The first cause of a failure stays the cause. Each later call raises an exception of
+    its own, of the same type and with the same facts, chained to that first one.
+    """
+
+    def again(self) -> Self:
+        """A fresh exception with the same facts, to raise `from` this one."""
+        fresh = copy.copy(self)
+        fresh.__traceback__ = None
+        return fresh
+
+
+class IdleTimeout(ChannelBroken):
+    """No byte arrived for `idle_read_timeout` seconds while a receive waited."""
+
+
+class WriteTimeout(ChannelBroken):
+    """The peer took not even one slice in `write_timeout` seconds."""
+
+
+class OutboxOverflow(ChannelBroken):
+    """The outbox was full and its policy is to close, or the control lane was full."""
+
+
+class PeerProtocolError(ChannelBroken):
+    """The peer broke the framing; what came before was delivered.
+
+    Attributes:
+        error: What it did.
+    """
+
+    error: RemoteProtocolError | None = None
+
+
+class ConnectionLost(ChannelBroken):
+    """The stream under the channel failed, or the child process died.
+
+    Attributes:
+        exit_status: The child's exit status (negative: the signal that killed it), or
+            None when there is no child or its status is not known.
+        stderr_tail: The last that the child wrote to stderr; empty when not captured.
+    """
+
+    exit_status: int | None = None
+    stderr_tail: str = ""
+
+
+class ChannelState(enum.Enum):
+    """Where a channel is in its life. States follow this order and never go back."""
+
+    CONNECTING = "connecting"
+    CONNECTED = "connected"
+    CLOSING = "closing"
+    CLOSED = "closed"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class PeerCredentials:
+    """Who is at the other end of a Unix socket, as the kernel says."""
+
+    pid: int
+    uid: int
+    gid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelContext:
+    """What is known about the connection, beside the messages and never in them.
+
+    Attributes:
+        transport: The transport's name: ``tcp``, ``unix``, ``stdio``, ``process``...
+        local_address: Own end, as text such as ``127.0.0.1:9000``.
+        peer_address: The other end, likewise.
+        peer_credentials: Who is there, on Unix sockets that can tell.
+        principal: The authenticated identity, or None. A Unix peer is ``uid:N``.
+        process_id: The child's process id.
+    """
+
+    transport: str
+    local_address: str | None = None
+    peer_address: str | None = None
+    peer_credentials: PeerCredentials | None = None
+    principal: str | None = None
+    process_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelCapabilities:
+    """What this channel can do, truthfully.
+
+    Attributes:
+        max_message_bytes: Largest message either way; None where messages are passed
+            by reference and never measured.
+        half_close: Whether `send_eof` can tell the peer while receiving goes on.
+        framing: The framing on the wire; None where there is no wire, or until a
+            ``detect`` channel has seen the first bytes.
+    """
+
+    max_message_bytes: int | None
+    half_close: bool
+    framing: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelStatistics:
+    """Counters of one channel since it was opened, and how full its queues are now.
+
+    `malformed_received` counts sound frames that held no valid message; `late_answers`
+    is the peer's business and counted there.
+    """
+
+    messages_sent: int
+    messages_received: int
+    bytes_sent: int
+    bytes_received: int
+    malformed_received: int
+    outbox_bytes: int
+    inbox_messages: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelEvent:
+    """A fault that no caller would see otherwise.
+
+    Attributes:
+        name: What happened, a stable dotted name such as ``connection.failed``.
+        message: The same for a person; holds no secrets and no payloads.
+        error: The exception, when there is one.
+        context: Whose connection it was, when one is known.
+    """
+
+    name: str
+    message: str
+    error: BaseException | None = None
+    context: ChannelContext | None = field(default=None)
+
+
+EventHandler = Callable[[ChannelEvent], object]
+
+
+class MessageChannel(trio.abc.Channel[Message]):
+    """A two-way channel of JSON-RPC messages: the same over every transport."""
+
+    @property
+    @abstractmethod
+    def context(self) -> ChannelContext:
+        """Facts about the connection."""
+
+    @property
+    @abstractmethod
+    def options(self) -> ChannelOptions:
+        """The limits and timeouts that this channel was built with."""
+
+    @property
+    @abstractmethod
+    def session_id(self) -> str:
+        """The transport's name and randomness, for logs: ``tcp-5f3a...``."""
+
+    @property
+    @abstractmethod
+    def state(self) -> ChannelState:
+        """Where the channel is in its life."""
+
+    @property
+    @abstractmethod
+    def failure(self) -> ChannelBroken | None:
+        """The first cause, once `state` is FAILED."""
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether sending may still succeed."""
+        return self.state is ChannelState.CONNECTED
+
+    @property
+    @abstractmethod
+    def capabilities(self) -> ChannelCapabilities:
+        """What this channel can do."""
+
+    @property
+    @abstractmethod
+    def can_send_eof(self) -> bool:
+        """Whether `send_eof` can reach the peer while receiving goes on."""
+
+    @abstractmethod
+    async def wait_state(self, *states: ChannelState) -> ChannelState:
+        """Wait until the channel is in one of the states; return which.
+
+        A state that was passed by counts as reached only if it is the present one, so
+        name the final ones too: ``wait_state(CLOSED, FAILED)``.
+        """
+
+    @abstractmethod
+    async def send(self, value: Message) -> None:
+        """Queue one message; `flush` waits until the operating system has it.
+
+        A checkpoint. `Cancelled` out of here means that nothing was queued.
+
+        Raises:
+            MessageTooLarge: Over `max_message_bytes`; the channel goes on.
+            ChannelBroken: The channel failed; the cause is chained.
+            trio.ClosedResourceError: This side closed the channel, or sent EOF.
+        """
+
+    @abstractmethod
+    async def send_many(self, values: Sequence[Message]) -> None:
+        """Queue several messages, all or none of them, as one checkpoint.
+
+        Raises:
+            MessageTooLarge: One of them is too large; none was queued.
+            ChannelBroken: As for `send`.
+            trio.ClosedResourceError: As for `send`.
+        """
+
+    @abstractmethod
+    def send_control(self, value: Message) -> None:
+        """Queue a small message past a full outbox: error answers and cancels.
+
+        Never blocks and is no checkpoint. Past the lane's own bound the channel fails
+        with `OutboxOverflow`, as a peer that takes nothing is gone.
+
+        Raises:
+            MessageTooLarge: As for `send`.
+            ChannelBroken: As for `send`.
+            trio.ClosedResourceError: As for `send`.
+        """
+
+    @abstractmethod
+    async def receive(self) -> Message:
+        """Wait for one message and return it. A checkpoint; cancelling loses nothing.
+
+        Raises:
+            trio.EndOfChannel: The peer will send no more; sending still works.
+            ChannelBroken: The channel failed, after all that came before was delivered.
+            trio.ClosedResourceError: This side closed the channel.
+            trio.BusyResourceError: Another task is receiving.
+        """
+
+    @abstractmethod
+    async def receive_many(self, max_messages: int = 1000) -> list[Message]:
+        """Wait for the first message; return it with those that are already here.
+
+        At least one and at most `max_messages`. A failure behind them is raised by the
+        next call. Raises as `receive` does.
+        """
+
+    @abstractmethod
+    async def flush(self) -> None:
+        """Wait until everything queued was taken by the operating system.
+
+        Raises:
+            ChannelBroken: The channel failed before that.
+            trio.ClosedResourceError: The channel was closed before that.
+        """
+
+    @abstractmethod
+    async def send_eof(self) -> None:
+        """Flush, then tell the peer that no more will come. Idempotent.
+
+        Raises:
+            trio.ClosedResourceError: The channel is closed.
+            ChannelBroken: The channel failed.
+            LocalProtocolError: `can_send_eof` is False.
+        """
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Flush within `close_timeout`, then close. Idempotent, from any task.
+
+        In a cancelled scope it does not flush but aborts, and raises `Cancelled`.
+        """
+
+    @abstractmethod
+    def abort(self, cause: ChannelBroken | None = None) -> None:
+        """Close at once, synchronously, without flushing.
+
+        With a cause the channel fails with it; without, it is closed.
+        """
+
+    @abstractmethod
+    def statistics(self) -> ChannelStatistics:
+        """The counters now."""
+
+
+class MessageListener(trio.abc.AsyncResource):
+    """Accepts channels at one endpoint."""
+
+    @property
+    @abstractmethod
+    def endpoint(self) -> str:
+        """Where it listens, as the string that a client may connect to."""
+
+    @abstractmethod
+    async def accept(self, nursery: trio.Nursery) -> MessageChannel:
+        """Wait for a connection and make a channel of it.
+
+        Args:
+            nursery: Where the channel's writer runs while bytes are waiting.
+
+        Raises:
+            ConnectFailed: This one connection failed; accept again.
+            trio.ClosedResourceError: The listener was closed.
+        """

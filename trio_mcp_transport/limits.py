@@ -1,0 +1,114 @@
+"""Every bound in one place: named, finite by default, with where its number comes from.
+
+Pure data. `ChannelOptions` is what one channel is built with; endpoint strings set its
+fields by the same names. Durations are seconds; `math.inf` means "no limit" in Python,
+and `0` does in endpoint strings and environment variables (the parser turns it to inf).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import msgspec
+
+from .errors import ConfigurationError
+
+__all__ = [
+    "CHILD_STDERR_TAIL_BYTES",
+    "CONTROL_LANE_BYTES",
+    "DEFAULT_MAX_CONNECTIONS",
+    "MAX_BATCH_MESSAGES",
+    "MAX_CANCELLED_CLOSE_SECONDS",
+    "MAX_HEADER_BYTES",
+    "MAX_NESTING_DEPTH",
+    "READ_CHUNK_BYTES",
+    "WRITE_SLICE_BYTES",
+    "ChannelOptions",
+    "Framing",
+    "WhenFull",
+]
+
+Framing = Literal["newline", "content-length", "length-prefix", "detect"]
+WhenFull = Literal["block", "close"]
+
+#: Largest message by default, both directions. The seeds used 16 MiB and 1 MiB; tool
+#: results carry Base64 images, so the larger one.
+DEFAULT_MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+#: Header block of one Content-Length frame. Real ones are under 100 bytes; 8 KiB is what
+#: nginx and Apache allow for a whole HTTP head.
+MAX_HEADER_BYTES = 8 * 1024
+#: Nesting of arrays and objects in one message. msgspec itself gives up at 997 levels on
+#: CPython 3.11 (and shares that budget with the Python stack), so stay well below.
+MAX_NESTING_DEPTH = 128
+#: Messages in one batch (revision 2025-03-26 only); the TypeScript SDK's cap.
+MAX_BATCH_MESSAGES = 100
+#: Bytes that may wait for the wire: the C++ seed's write_queue_max_bytes.
+DEFAULT_OUTBOX_BYTES = 2 * 1024 * 1024
+#: Error answers and cancels that pass a full outbox; some 1,000 of them.
+CONTROL_LANE_BYTES = 256 * 1024
+#: One write. A slice that was taken is progress, so this also sets how slow a peer may be
+#: before it counts as stalled: 64 KiB in `write_timeout` seconds.
+WRITE_SLICE_BYTES = 64 * 1024
+#: One read: Linux pipes hold 64 KiB.
+READ_CHUNK_BYTES = 64 * 1024
+#: The whole of what closing may hold a cancelled task up for.
+MAX_CANCELLED_CLOSE_SECONDS = 2.0
+#: How much of a child's stderr is kept to explain its death.
+CHILD_STDERR_TAIL_BYTES = 8 * 1024
+#: Connections of one listener at a time; each may hold one message and one outbox.
+DEFAULT_MAX_CONNECTIONS = 1000
+
+
+class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The limits and timeouts of one channel.
+
+    Attributes:
+        framing: How messages are told apart on a byte stream: ``newline`` (MCP's
+            stdio framing), ``content-length``, ``length-prefix`` (4 bytes, big-endian) or
+            ``detect`` (newline or Content-Length, by the first bytes).
+        max_message_bytes: Largest message, sent or received, in bytes.
+        outbox_bytes: Bytes that may wait to be written.
+        when_full: What a full outbox does: ``block`` the sender or ``close`` the channel.
+        connect_timeout: Seconds until the channel is ready, name lookup included.
+        idle_read_timeout: Seconds without a byte while a receive waits. Off by default:
+            an MCP conversation may be silent for hours.
+        write_timeout: Seconds in which a slice of 64 KiB must leave.
+        close_timeout: Seconds that `aclose` may spend on flushing.
+        request_timeout: Seconds a `Peer` waits for an answer.
+    """
+
+    framing: Framing = "newline"
+    max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES
+    outbox_bytes: int = DEFAULT_OUTBOX_BYTES
+    when_full: WhenFull = "block"
+    connect_timeout: float = 30.0
+    idle_read_timeout: float = math.inf
+    write_timeout: float = 30.0
+    close_timeout: float = 5.0
+    request_timeout: float = 30.0
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("framing", Framing.__args__),  # type: ignore[attr-defined]
+            ("when_full", WhenFull.__args__),  # type: ignore[attr-defined]
+        ):
+            if getattr(self, name) not in allowed:
+                raise ConfigurationError(
+                    f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}"
+                )
+        for name in ("max_message_bytes", "outbox_bytes"):
+            if getattr(self, name) < 1:
+                raise ConfigurationError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in (
+            "connect_timeout",
+            "idle_read_timeout",
+            "write_timeout",
+            "close_timeout",
+            "request_timeout",
+        ):
+            if not getattr(self, name) > 0:
+                raise ConfigurationError(
+                    f"{name} must be positive seconds (math.inf for no limit),"
+                    f" not {getattr(self, name)}"
+                )
