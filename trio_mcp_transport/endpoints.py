@@ -1,0 +1,389 @@
+"""Endpoints: where and how to connect or listen, as frozen plain data.
+
+Built by `endpoint_parser.parse_endpoint` or by hand, read by the transports. Pure: an
+endpoint opens nothing. Each field is checked when it is built, so a transport can trust
+them; `str(endpoint)` is the canonical text, which parses back to an equal endpoint.
+
+An endpoint never shows the value of an environment variable, neither in `str` nor in
+`repr`: a printed child process reads ``environment_vars.TOKEN=***``, and the parser
+refuses ``***``, so that the printed form cannot start a child with a wrong secret.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal
+
+import msgspec
+
+from .endpoint_values import OCTAL, declared_types, percent_encode, write_value
+from .errors import ConfigurationError
+from .limits import DEFAULT_MAX_CONNECTIONS, ChannelOptions
+
+__all__ = [
+    "Endpoint",
+    "EnvironmentPolicy",
+    "MemoryEndpoint",
+    "ProcessEndpoint",
+    "StderrPolicy",
+    "StdioEndpoint",
+    "TcpEndpoint",
+    "UnixEndpoint",
+    "join_host_port",
+]
+
+EnvironmentPolicy = Literal["minimal", "inherit", "exact"]
+StderrPolicy = Literal["inherit", "capture", "drop"]
+
+#: What stands for the value of an environment variable wherever an endpoint is shown.
+HIDDEN = "***"
+#: Bytes of a socket's path, without its final NUL: sun_path has 108 bytes on Linux
+#: (unix(7)) and 104 on the BSDs and macOS.
+MAX_SOCKET_PATH_BYTES = 107 if sys.platform == "linux" else 103
+
+_Positive = Annotated[int, msgspec.Meta(ge=1)]
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+_Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+_Seconds = Annotated[float, msgspec.Meta(gt=0)]
+_Permissions = Annotated[int, msgspec.Meta(ge=0, le=0o777, extra=OCTAL)]
+
+
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all endpoints, also of those for transports made elsewhere.
+
+    A subclass names its `scheme`, the fields that its `target` writes, and its own
+    fields; it gets checking, text form, equality and hash from here. Field types are
+    limited to bool, int, float (seconds), str, literals of str, and these or None;
+    other types must be part of the target.
+
+    Attributes:
+        options: Limits and timeouts of each channel made from this endpoint.
+    """
+
+    scheme: ClassVar[str]
+    target_fields: ClassVar[tuple[str, ...]] = ()
+
+    options: ChannelOptions = ChannelOptions()
+
+    def __post_init__(self) -> None:
+        """Check every field against its declared type.
+
+        Raises:
+            ConfigurationError: One does not match; the text starts with its name.
+        """
+        for field in msgspec.structs.fields(self):
+            value = getattr(self, field.name)
+            if field.name == "options":
+                if not isinstance(value, ChannelOptions):
+                    raise ConfigurationError(
+                        f"options must be ChannelOptions, not {type(value).__name__}"
+                    )
+                continue
+            try:
+                # Also copies: a list becomes the declared tuple, a dict a dict of our own.
+                checked = msgspec.convert(value, field.type)
+            except msgspec.ValidationError as error:
+                raise ConfigurationError(_complaint(field, value, error)) from None
+            msgspec.structs.force_setattr(self, field.name, checked)
+
+    def target(self) -> str:
+        """What stands between ``scheme:`` and the options, percent-encoded."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how its target is written")
+
+    def parameters(self) -> dict[str, str]:
+        """The options as text, by name, where they differ from the default."""
+        return dict(_parameters(self, skip=("options", *self.target_fields))) | dict(
+            _parameters(self.options)
+        )
+
+    def query(self) -> str:
+        """`parameters` as they stand in a URL, with the question mark; or nothing."""
+        pairs = (f"{key}={percent_encode(value)}" for key, value in self.parameters().items())
+        joined = "&".join(pairs)
+        return f"?{joined}" if joined else ""
+
+    def __str__(self) -> str:
+        return f"{self.scheme}:{self.target()}{self.query()}"
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {str(self)!r}>"
+
+    def __rich_repr__(self) -> list[tuple[str, str]]:
+        # msgspec's own would show every field, environment values among them.
+        return [("endpoint", str(self))]
+
+    def __hash__(self) -> int:
+        # By text, because a field may be a dict. Equal endpoints have equal text.
+        return hash((type(self), str(self)))
+
+
+class StdioEndpoint(Endpoint, frozen=True):
+    """This process's own stdin and stdout: ``stdio:``."""
+
+    scheme = "stdio"
+
+    def target(self) -> str:
+        """Nothing: there is only one."""
+        return ""
+
+
+class ProcessEndpoint(Endpoint, frozen=True):
+    """A child process spoken to over its stdin and stdout: ``stdio:COMMAND ARGUMENTS``.
+
+    Options stand before the command, as everything behind it belongs to it:
+    ``stdio:?stderr=drop&working_directory=/srv python server.py``.
+
+    Attributes:
+        command: The program and its arguments. No shell is involved.
+        working_directory: Where the child starts; None for the parent's.
+        environment_vars: Variables that are set for the child.
+        environment: What those are added to: ``minimal`` (what a program needs to start,
+            such as PATH and HOME), ``inherit`` (the whole environment of the parent), or
+            ``exact`` (nothing).
+        stderr: ``inherit`` the parent's, ``capture`` it line by line, or ``drop`` it.
+        startup_timeout: Seconds until the child must have written its first byte. No
+            limit by default: a server speaks when it is spoken to.
+        shutdown_timeout: Seconds for each step of ending the child (close its stdin,
+            SIGTERM, SIGKILL).
+        supervise: A helper process kills the child's process group even when this
+            process is killed by SIGKILL. POSIX only.
+        restart: How many times the child is started again after it ended unexpectedly.
+        restart_delay: Seconds before the first restart; doubled for each further one.
+        restart_max_delay: Seconds that the doubled delay never exceeds.
+    """
+
+    scheme = "stdio"
+    target_fields = ("command", "environment_vars")
+
+    command: tuple[str, ...]
+    working_directory: str | None = None
+    environment_vars: dict[str, str] = {}
+    environment: EnvironmentPolicy = "minimal"
+    stderr: StderrPolicy = "inherit"
+    startup_timeout: _Seconds = math.inf
+    shutdown_timeout: _Seconds = 5.0
+    supervise: bool = False
+    restart: _Count = 0
+    restart_delay: _Seconds = 0.5
+    restart_max_delay: _Seconds = 30.0
+
+    def __post_init__(self) -> None:
+        """Check the command and the environment.
+
+        Raises:
+            ConfigurationError: As for every endpoint; values of variables are not shown.
+        """
+        super().__post_init__()
+        if not self.command or not self.command[0]:
+            raise ConfigurationError("command must not be empty")
+        _refuse_nul("command", *self.command)
+        if self.working_directory is not None:
+            if not self.working_directory:
+                raise ConfigurationError("working_directory must not be empty")
+            _refuse_nul("working_directory", self.working_directory)
+        for name, value in self.environment_vars.items():
+            if not name or "=" in name or "\0" in name:
+                raise ConfigurationError(
+                    f"environment_vars: {name!r} cannot be the name of a variable"
+                )
+            _refuse_nul(f"environment_vars.{name}", value)
+
+    def target(self) -> str:
+        """The command line, quoted as a POSIX shell would."""
+        return shlex.join(self.command)
+
+    def parameters(self) -> dict[str, str]:
+        """The options as text, with the values of variables hidden."""
+        hidden = {f"environment_vars.{name}": HIDDEN for name in sorted(self.environment_vars)}
+        return super().parameters() | hidden
+
+    def __str__(self) -> str:
+        query, target = self.query(), self.target()
+        if query:
+            return f"stdio:{query} {target}"
+        # A command that starts with a question mark would read as options.
+        return f"stdio:{' ' if target.startswith('?') else ''}{target}"
+
+
+class MemoryEndpoint(Endpoint, frozen=True):
+    """A name inside this process: ``memory:NAME``.
+
+    Attributes:
+        name: Any text but the empty one.
+        max_messages: Messages that may wait in each direction.
+    """
+
+    scheme = "memory"
+    target_fields = ("name",)
+
+    name: str
+    max_messages: _Positive = 64
+
+    def __post_init__(self) -> None:
+        """Check the name.
+
+        Raises:
+            ConfigurationError: As for every endpoint.
+        """
+        super().__post_init__()
+        if not self.name:
+            raise ConfigurationError("name must not be empty")
+
+    def target(self) -> str:
+        """The name, percent-encoded."""
+        return percent_encode(self.name)
+
+
+class TcpEndpoint(Endpoint, frozen=True):
+    """A TCP address: ``tcp://HOST:PORT``, with an IPv6 address in brackets.
+
+    Attributes:
+        host: Name or address, IPv6 without brackets. To listen on every interface, say
+            ``0.0.0.0`` or ``::``.
+        port: 0 lets the system choose when listening.
+        nodelay: Send small messages at once (TCP_NODELAY).
+        keep_alive: Seconds of silence before the kernel probes whether the peer is still
+            there; `math.inf` switches that off.
+        buffer_size: Bytes of the kernel's send and receive buffers; None leaves them alone.
+        max_connections: Connections served at a time; more wait in the kernel's queue.
+    """
+
+    scheme = "tcp"
+    target_fields = ("host", "port")
+
+    host: str
+    port: _Port
+    nodelay: bool = True
+    keep_alive: _Seconds = 60.0
+    buffer_size: _Positive | None = None
+    max_connections: _Positive = DEFAULT_MAX_CONNECTIONS
+
+    def __post_init__(self) -> None:
+        """Check the host.
+
+        Raises:
+            ConfigurationError: As for every endpoint.
+        """
+        super().__post_init__()
+        _check_host(self.host)
+
+    @property
+    def bind_address(self) -> str:
+        """``HOST:PORT``, with brackets around an IPv6 address."""
+        return join_host_port(self.host, self.port)
+
+    def target(self) -> str:
+        """``//HOST:PORT``; the percent sign of an IPv6 zone is encoded (RFC 6874)."""
+        host = percent_encode(self.host, safe=":")
+        return "//" + join_host_port(host, self.port)
+
+
+class UnixEndpoint(Endpoint, frozen=True):
+    """A Unix socket: ``unix:/PATH``, or ``unix:@NAME`` for Linux's abstract names.
+
+    Attributes:
+        path: The socket's path, or ``@`` and an abstract name. A relative path that
+            starts with ``@`` is written ``./@...``.
+        permissions: Mode of the socket file, whatever the umask is; octal in text.
+        owner: User that the socket file is given to, by name or number; None leaves it.
+        group: Likewise its group.
+        cleanup_on_drop: Remove the socket file when listening ends.
+        check_peer: Refuse a peer that runs neither as this user nor as root.
+        buffer_size: Bytes of the kernel's send and receive buffers; None leaves them alone.
+        max_connections: Connections served at a time; more wait in the kernel's queue.
+    """
+
+    scheme = "unix"
+    target_fields = ("path",)
+
+    path: str
+    permissions: _Permissions = 0o600
+    owner: str | None = None
+    group: str | None = None
+    cleanup_on_drop: bool = True
+    check_peer: bool = False
+    buffer_size: _Positive | None = None
+    max_connections: _Positive = DEFAULT_MAX_CONNECTIONS
+
+    def __post_init__(self) -> None:
+        """Check the path and its length in bytes.
+
+        Raises:
+            ConfigurationError: As for every endpoint.
+        """
+        super().__post_init__()
+        if self.path in {"", "@"}:
+            raise ConfigurationError("path must not be empty")
+        _refuse_nul("path", self.path)
+        # An abstract name has no final NUL but a leading one, which "@" stands for.
+        limit = MAX_SOCKET_PATH_BYTES + self.is_abstract
+        size = len(os.fsencode(self.path))
+        if size > limit:
+            raise ConfigurationError(
+                f"path of {size} bytes is over the {limit} bytes that a Unix socket can have"
+            )
+        for name in ("owner", "group"):
+            if getattr(self, name) == "":
+                raise ConfigurationError(f"{name} must not be empty")
+
+    @property
+    def is_abstract(self) -> bool:
+        """Whether it is one of Linux's names outside the file system."""
+        return self.path.startswith("@")
+
+    def target(self) -> str:
+        """The path, percent-encoded."""
+        path = percent_encode(self.path)
+        # "//tmp" alone would read as the host "tmp".
+        return f"//{path}" if path.startswith("//") else path
+
+
+def join_host_port(host: str, port: int) -> str:
+    """``HOST:PORT``, with brackets around an IPv6 address."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _parameters(
+    struct: Endpoint | ChannelOptions, skip: tuple[str, ...] = ()
+) -> Iterator[tuple[str, str]]:
+    declared = declared_types(type(struct))
+    for field in msgspec.structs.fields(struct):
+        value = getattr(struct, field.name)
+        if field.name not in skip and value != field.default:
+            yield field.name, write_value(value, declared[field.name])
+
+
+def _complaint(
+    field: msgspec.structs.FieldInfo, value: object, error: msgspec.ValidationError
+) -> str:
+    declared = msgspec.inspect.type_info(field.type)
+    if isinstance(declared, msgspec.inspect.LiteralType):
+        return f"{field.name} must be one of {', '.join(map(str, declared.values))}, not {value!r}"
+    if isinstance(declared, msgspec.inspect.Metadata) and declared.extra == OCTAL:
+        shown = f"0o{value:o}" if type(value) is int else repr(value)
+        return f"{field.name} must be an integer from 0 to 0o777, not {shown}"
+    # Only plain numbers are repeated: other values may be secrets or very long.
+    shown = f", not {value}" if isinstance(value, int | float) else ""
+    return f"{field.name}: {error}{shown}"
+
+
+def _refuse_nul(name: str, *texts: str) -> None:
+    if any("\0" in text for text in texts):
+        raise ConfigurationError(f"{name} must not contain a NUL character")
+
+
+def _check_host(host: str) -> None:
+    if not host:
+        raise ConfigurationError("host must not be empty")
+    if ":" in host:
+        try:
+            ipaddress.IPv6Address(host)
+        except ValueError:
+            raise ConfigurationError(f"host: {host!r} is not an IPv6 address") from None
+    elif any(character in "/\\@?#[]%" or character <= " " for character in host):
+        raise ConfigurationError(f"host: {host!r} has a character that no host name has")
