@@ -17,12 +17,28 @@ from .errors import ConfigurationError
 __all__ = [
     "CHILD_STDERR_TAIL_BYTES",
     "CONTROL_LANE_BYTES",
+    "DEFAULT_DRAIN_SECONDS",
     "DEFAULT_MAX_CONNECTIONS",
+    "DEFAULT_MAX_HANDLERS",
+    "DEFAULT_MAX_MESSAGE_BYTES",
+    "DEFAULT_MAX_QUEUED_NOTIFICATIONS",
+    "DEFAULT_MAX_QUEUED_REQUESTS",
+    "DEFAULT_MAX_REQUEST_TIMEOUT",
+    "DEFAULT_OUTBOX_BYTES",
+    "DISCOVER_PROBE_TIMEOUT",
+    "MAX_ABANDONED_IDS",
     "MAX_BATCH_MESSAGES",
     "MAX_CANCELLED_CLOSE_SECONDS",
     "MAX_HEADER_BYTES",
+    "MAX_INPUT_ROUNDS",
     "MAX_NESTING_DEPTH",
+    "MAX_REQUEST_STATE_BYTES",
+    "MAX_SUBSCRIBED_URIS",
+    "MAX_SUBSCRIPTIONS",
+    "PROGRESS_BURST",
+    "PROGRESS_PER_SECOND",
     "READ_CHUNK_BYTES",
+    "REQUEST_STATE_SECONDS",
     "WRITE_SLICE_BYTES",
     "ChannelOptions",
     "Framing",
@@ -58,6 +74,39 @@ MAX_CANCELLED_CLOSE_SECONDS = 2.0
 CHILD_STDERR_TAIL_BYTES = 8 * 1024
 #: Connections of one listener at a time; each may hold one message and one outbox.
 DEFAULT_MAX_CONNECTIONS = 1000
+#: Handlers of one peer at a time. One handler may hold one message's worth of memory;
+#: more than this from one client waits in a queue.
+DEFAULT_MAX_HANDLERS = 100
+#: Requests of one peer that wait for a handler. Beyond it they are refused with an error,
+#: so that a flood costs at most this many decoded envelopes.
+DEFAULT_MAX_QUEUED_REQUESTS = 1000
+#: Notifications of one peer that wait for their handlers, which run one after another.
+DEFAULT_MAX_QUEUED_NOTIFICATIONS = 1000
+#: Seconds that running handlers get to finish after the peer's EOF.
+DEFAULT_DRAIN_SECONDS = 10.0
+#: Progress may stretch a request's timeout up to this. MCP patterns/cancellation asks
+#: that a maximum be enforced regardless of progress.
+DEFAULT_MAX_REQUEST_TIMEOUT = 600.0
+#: Ids of requests that were given up and may still be answered, remembered so that a late
+#: answer is told from a stray one and is never taken for that of a new request.
+MAX_ABANDONED_IDS = 1000
+#: Seconds without an answer to `server/discover` after which a server counts as legacy.
+#: A child process may still be loading its interpreter.
+DISCOVER_PROBE_TIMEOUT = 10.0
+#: Times one request may come back with `input_required`, on either side.
+MAX_INPUT_ROUNDS = 8
+#: Sealed `requestState`: it travels twice per round and holds the earlier answers.
+MAX_REQUEST_STATE_BYTES = 64 * 1024
+#: Seconds a `requestState` is good for: a person has to fill in a form meanwhile.
+REQUEST_STATE_SECONDS = 600.0
+#: `subscriptions/listen` requests of one connection at a time; each occupies a handler.
+MAX_SUBSCRIPTIONS = 32
+#: Resource URIs in one subscription, or subscribed to by one legacy connection.
+MAX_SUBSCRIBED_URIS = 1000
+#: Progress notifications of one request: so many at once, then so many a second. What
+#: comes faster is merged into the newest.
+PROGRESS_BURST = 20
+PROGRESS_PER_SECOND = 20.0
 
 
 class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
