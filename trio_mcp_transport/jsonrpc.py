@@ -11,6 +11,7 @@ Left out on purpose: the seed's message `priority` and `ttl`, which nothing ever
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import json
 from collections.abc import Iterable
@@ -236,7 +237,7 @@ def decode_message(data: bytes, *, max_depth: int = MAX_NESTING_DEPTH) -> Messag
         _explain(data, error)
     # Every byte of a compact message without duplicates or unknown keys comes back, so
     # an equal length proves that there are none; anything else is looked at closely.
-    if len(_encode(envelope)) != len(data):
+    if len(_encode(envelope)) != len(data) and len(_encode(envelope)) != len(data.strip()):
         _refuse_duplicate_keys(data, envelope)
     if (
         len(data) > 2 * max_depth
@@ -258,9 +259,14 @@ def decode_message(data: bytes, *, max_depth: int = MAX_NESTING_DEPTH) -> Messag
                 return Notification(method, params)
             if id_ is not None:
                 return Request(id_, method, params)
-    elif method is UNSET and envelope.error is UNSET and result is not UNSET:
-        if id_ is not UNSET and id_ is not None:
-            return Response(id_, result)
+    elif (
+        method is UNSET
+        and envelope.error is UNSET
+        and result is not UNSET
+        and id_ is not UNSET
+        and id_ is not None
+    ):
+        return Response(id_, result)
     return _classify_unusual(envelope)
 
 
@@ -364,10 +370,8 @@ def _explain(data: bytes, fault: Exception) -> NoReturn:
         raise InvalidMessage(f"not JSON: {error}", code=ErrorCode.PARSE_ERROR) from fault
     request_id: RequestId | None = None
     if "id" in fields:
-        try:
+        with contextlib.suppress(*_DECODE_FAULTS):
             request_id = _decode_id(fields["id"])
-        except _DECODE_FAULTS:
-            pass
     # Only what looks like a request is answered; a broken answer never is.
     answerable = "method" in fields or not ({"result", "error"} & fields.keys())
     if "jsonrpc" not in fields or bytes(fields["jsonrpc"]) != b'"2.0"':

@@ -1,0 +1,291 @@
+"""Bytes on their way to a stream: bounded, coalesced, written by one task.
+
+Used by `StreamChannel`. Theory of operation:
+
+* The writer owns the wire. It is a task that exists only while bytes are waiting, so a
+  caller's cancellation never leaves half a frame behind, and an idle channel costs
+  nothing and holds no nursery open.
+* An uncontended send needs no writer: where the stream offers `send_nowait`, it is tried
+  while the outbox is empty and no writer runs; what does not fit is queued.
+* Senders that find the queue full wait in line with their bytes. Whoever makes room
+  queues those bytes for them and wakes them, so nothing can overtake, and a sender that
+  was cancelled while it waited has queued nothing.
+* Control frames pass the full queue in a lane of their own, but never cut into a frame
+  of which a part was written.
+* Progress is one slice: a peer that takes not even that in `write_timeout` is gone.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+import outcome
+import trio
+
+from ..abc import ChannelBroken, ConnectionLost, OutboxOverflow, WriteTimeout
+from ..limits import CONTROL_LANE_BYTES, WRITE_SLICE_BYTES, ChannelOptions
+
+__all__ = ["Outbox", "SupportsSendNowait"]
+
+
+@runtime_checkable
+class SupportsSendNowait(Protocol):
+    """A stream that can write without waiting."""
+
+    def send_nowait(self, data: bytes) -> int:
+        """Write what fits now; return how many bytes, 0 when it would block."""
+
+
+class Outbox:
+    """The sending half of one stream channel.
+
+    Args:
+        stream: Where the bytes go.
+        nursery: Where the writer runs while there is one.
+        options: `outbox_bytes`, `when_full` and `write_timeout` count here.
+        on_failure: Called once, synchronously, with what broke the stream.
+    """
+
+    def __init__(
+        self,
+        stream: trio.abc.SendStream,
+        *,
+        nursery: trio.Nursery,
+        options: ChannelOptions,
+        on_failure: Callable[[ChannelBroken], None],
+    ) -> None:
+        self._stream = stream
+        self._send_nowait = stream.send_nowait if isinstance(stream, SupportsSendNowait) else None
+        self._nursery = nursery
+        self._limit = options.outbox_bytes
+        self._close_when_full = options.when_full == "close"
+        self._write_timeout = options.write_timeout
+        self._on_failure = on_failure
+        self._queue: deque[bytes] = deque()
+        self._control: deque[bytes] = deque()
+        self._control_size = 0
+        self._rest: memoryview | None = None  # of the frame that is being written
+        self._waiting: deque[tuple[trio.lowlevel.Task, bytes]] = deque()
+        self._flushing: list[trio.lowlevel.Task] = []
+        self._writing = False
+        self._closed: Callable[[], BaseException] | None = None
+        self.size = 0
+        self.bytes_written = 0
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether everything was taken by the operating system."""
+        return not self._writing and not self.size
+
+    def put(self, data: bytes) -> bool:
+        """Queue or write bytes now, if there is room and nobody waits in line.
+
+        Returns:
+            False if there is no room: `wait_and_put` then.
+
+        Raises:
+            ChannelBroken: Full, and the policy is to close; or the stream broke.
+        """
+        if self._waiting or (self.size and self.size + len(data) > self._limit):
+            if self._close_when_full:
+                cause = OutboxOverflow(
+                    f"the outbox is full ({self.size} of {self._limit} bytes wait)"
+                    " and its policy is to close"
+                )
+                self._on_failure(cause)
+                raise cause.again() from cause
+            return False
+        self._enqueue(data)
+        return True
+
+    async def wait_and_put(self, data: bytes) -> None:
+        """Wait in line for room, first come first served, and queue.
+
+        `Cancelled` out of here means that nothing was queued.
+
+        Raises:
+            ChannelBroken: The channel failed while waiting.
+            trio.ClosedResourceError: It was closed while waiting.
+        """
+        ticket = (trio.lowlevel.current_task(), data)
+        self._waiting.append(ticket)
+
+        def give_up(_: object) -> trio.lowlevel.Abort:
+            self._waiting.remove(ticket)
+            self._admit()
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(give_up)
+
+    def put_control(self, data: bytes) -> None:
+        """Queue a small frame past everything that waits.
+
+        Raises:
+            ChannelBroken: The lane is full: the peer has long stopped reading.
+        """
+        if self._control_size + len(data) > CONTROL_LANE_BYTES and self._control_size:
+            cause = OutboxOverflow(
+                f"the control lane is full ({self._control_size} bytes wait):"
+                " the peer does not read"
+            )
+            self._on_failure(cause)
+            raise cause.again() from cause
+        if self.is_idle:
+            self._enqueue(data)
+            return
+        self._control.append(data)
+        self._control_size += len(data)
+        self.size += len(data)
+
+    async def flush(self) -> None:
+        """Wait until everything queued was taken by the operating system.
+
+        Raises:
+            ChannelBroken: The channel failed before.
+            trio.ClosedResourceError: It was closed before.
+        """
+        if self._closed is not None:
+            raise self._closed()
+        if self.is_idle and not self._waiting:
+            await trio.lowlevel.checkpoint()
+            return
+        task = trio.lowlevel.current_task()
+        self._flushing.append(task)
+
+        def give_up(_: object) -> trio.lowlevel.Abort:
+            self._flushing.remove(task)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(give_up)
+
+    def close(self, error: Callable[[], BaseException]) -> None:
+        """Drop what is queued and wake everybody with an exception of their own."""
+        if self._closed is not None:
+            return
+        self._closed = error
+        self._queue.clear()
+        self._control.clear()
+        self._rest = None
+        self.size = self._control_size = 0
+        woken = [task for task, _ in self._waiting] + self._flushing
+        self._waiting.clear()
+        self._flushing = []
+        for task in woken:
+            trio.lowlevel.reschedule(task, outcome.Error(error()))
+
+    # -- inside -------------------------------------------------------------------------
+
+    def _enqueue(self, data: bytes) -> None:
+        if self._send_nowait is not None and not self._writing and not self.size:
+            try:
+                written = self._send_nowait(data)
+            except trio.BrokenResourceError as error:
+                cause = self._stream_broke(error)
+                self._on_failure(cause)
+                raise cause.again() from cause
+            self.bytes_written += written
+            if written == len(data):
+                return
+            if written:
+                self._rest = memoryview(data)[written:]
+                self.size += len(self._rest)
+                self._start_writer()
+                return
+        self._queue.append(data)
+        self.size += len(data)
+        if not self._writing:
+            self._start_writer()
+
+    def _start_writer(self) -> None:
+        try:
+            self._nursery.start_soon(self._write, name="trio_mcp_transport writer")
+        except RuntimeError as error:  # the nursery has ended
+            cause = ConnectionLost("the nursery that the channel was opened in has ended")
+            self._on_failure(cause)
+            raise cause.again() from error
+        self._writing = True
+
+    def _admit(self) -> None:
+        """Queue the bytes of those first in line, as far as there is room, and wake them.
+
+        Somebody waits only while bytes wait, so a writer is running and will take these.
+        """
+        while self._waiting:
+            task, data = self._waiting[0]
+            if self.size and self.size + len(data) > self._limit:
+                return
+            self._waiting.popleft()
+            self._queue.append(data)
+            self.size += len(data)
+            trio.lowlevel.reschedule(task)
+
+    def _next_slice(self) -> bytes | memoryview:
+        """What to write next: the rest of a begun frame, else control, else the queue.
+
+        Small frames are joined up to one slice; a large one goes out in slices.
+        """
+        rest = self._rest
+        if rest is None:
+            lane = self._control or self._queue
+            first = lane.popleft()
+            if lane is self._control:
+                self._control_size -= len(first)
+            if len(first) <= WRITE_SLICE_BYTES:
+                parts, size = [first], len(first)
+                while lane and size + len(lane[0]) <= WRITE_SLICE_BYTES:
+                    part = lane.popleft()
+                    parts.append(part)
+                    size += len(part)
+                    if lane is self._control:
+                        self._control_size -= len(part)
+                return b"".join(parts)
+            rest = memoryview(first)
+        piece, left = rest[:WRITE_SLICE_BYTES], rest[WRITE_SLICE_BYTES:]
+        self._rest = left if len(left) else None
+        return piece
+
+    async def _write(self) -> None:
+        """The writer: never raises but `Cancelled`, which breaks the channel too."""
+        failure: ChannelBroken | None = None
+        try:
+            with trio.CancelScope() as scope:
+                while self._rest is not None or self._control or self._queue:
+                    piece = self._next_slice()
+                    scope.deadline = trio.current_time() + self._write_timeout
+                    await self._stream.send_all(piece)
+                    if self._closed is not None:
+                        return
+                    self.size -= len(piece)
+                    self.bytes_written += len(piece)
+                    self._admit()
+            if scope.cancelled_caught:
+                failure = WriteTimeout(
+                    f"the peer took less than {WRITE_SLICE_BYTES} bytes"
+                    f" in {self._write_timeout:g} s"
+                )
+        except Exception as error:  # any stream's own exceptions end in the recorded cause
+            if self._closed is None:
+                failure = self._stream_broke(error)
+        except BaseException as error:
+            # Some of a frame may be written and some not: nothing may follow it.
+            lost = ConnectionLost("the task that writes was cancelled")
+            lost.__cause__ = error
+            self._on_failure(lost)
+            raise
+        finally:
+            self._writing = False
+        if failure is not None:
+            self._on_failure(failure)
+            return
+        flushed, self._flushing = self._flushing, []
+        for task in flushed:
+            trio.lowlevel.reschedule(task)
+
+    def _stream_broke(self, error: Exception) -> ChannelBroken:
+        if isinstance(error, ChannelBroken):
+            return error
+        lost = ConnectionLost(f"the stream broke while sending: {error}".rstrip(": "))
+        lost.__cause__ = error
+        return lost

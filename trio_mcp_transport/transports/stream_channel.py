@@ -1,0 +1,523 @@
+"""A message channel over any `trio.abc.Stream`.
+
+TCP, Unix sockets, child processes and own stdio differ only in how they make the stream;
+this class does the rest. Theory of operation:
+
+* **Receiving** has no task of its own: the task in `receive` reads the stream. What was
+  read and not yet returned lives here and in the machine, so cancelling loses nothing.
+* **Sending** goes through the `Outbox`, whose writer exists only while bytes wait.
+* **The end** comes once: `_fail` (or `abort`) records the first cause, wakes everybody
+  and closes the stream; it is synchronous, so it can be called from anywhere. What was
+  received before is still delivered.
+* A malformed message in a sound frame is answered through the outbox's control lane, so
+  reading never waits for writing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Protocol, runtime_checkable
+
+import trio
+
+from ..abc import (
+    ChannelBroken,
+    ChannelCapabilities,
+    ChannelContext,
+    ChannelEvent,
+    ChannelState,
+    ChannelStatistics,
+    ConnectionLost,
+    EventHandler,
+    IdleTimeout,
+    MessageChannel,
+    PeerProtocolError,
+)
+from ..errors import LocalProtocolError, RemoteProtocolError
+from ..jsonrpc import (
+    Batch,
+    ErrorObject,
+    ErrorResponse,
+    Message,
+    Notification,
+    encode_message,
+    invalid_message_answer,
+)
+from ..limits import READ_CHUNK_BYTES, ChannelOptions
+from ..reporting import report
+from ..sansio.batch import BatchAnswers
+from ..sansio.framing import Frame, make_framer
+from ..sansio.machine import NEED_DATA, EndOfData
+from ..sansio.messages import MalformedMessage, MessageEvent, MessageMachine
+from .channel_state import StateCell, make_session_id
+from .outbox import Outbox
+
+__all__ = ["StreamChannel", "SupportsClose"]
+
+#: Messages decoded at a time, so that one read of tiny messages is no long stretch.
+_DECODE_AT_ONCE = 1000
+
+
+@runtime_checkable
+class SupportsClose(Protocol):
+    """A stream that can be closed at once, synchronously."""
+
+    def close(self) -> None:
+        """Close; wakes whoever waits in the stream with `trio.ClosedResourceError`."""
+
+
+class StreamChannel(MessageChannel):
+    """Messages over a stream of bytes.
+
+    Args:
+        stream: Any stream; the channel owns it from here on. Two extras are used where
+            it has them: ``send_nowait(data) -> int`` (writes what fits now) and
+            ``close()`` (synchronous).
+        nursery: Where the writer runs while bytes wait. An idle channel has no task, so
+            it never holds the nursery open.
+        context: Facts about the connection.
+        options: Framing, limits, timeouts.
+        on_event: Told of faults that no caller sees, such as malformed messages.
+
+    Attributes:
+        accept_batches: Whether arrays of messages are taken (revision 2025-03-26): their
+            messages are delivered singly and the answers sent as one array.
+    """
+
+    def __init__(
+        self,
+        stream: trio.abc.Stream,
+        *,
+        nursery: trio.Nursery,
+        context: ChannelContext,
+        options: ChannelOptions | None = None,
+        on_event: EventHandler | None = None,
+    ) -> None:
+        self._stream = stream
+        self._nursery = nursery
+        self._context = context
+        self._options = options = options or ChannelOptions()
+        self._on_event = on_event
+        self._machine = MessageMachine(
+            make_framer(options.framing, max_message_bytes=options.max_message_bytes)
+        )
+        self._outbox = Outbox(stream, nursery=nursery, options=options, on_failure=self._fail)
+        self._state = StateCell()
+        self._batches = BatchAnswers()
+        self._inbox: deque[Message] = deque()
+        self._frames: deque[bytes] = deque()
+        self._input_ended = False
+        self._eof_sent = False
+        self._receiver_busy = False
+        self._stream_closed = trio.Event()
+        self._session_id: str | None = None
+        self._messages_sent = 0
+        self._messages_received = 0
+        self._bytes_received = 0
+        self._malformed = 0
+
+    # -- facts --------------------------------------------------------------------------
+
+    @property
+    def context(self) -> ChannelContext:
+        """Facts about the connection."""
+        return self._context
+
+    @property
+    def options(self) -> ChannelOptions:
+        """The limits and timeouts that this channel was built with."""
+        return self._options
+
+    @property
+    def stream(self) -> trio.abc.Stream:
+        """The stream underneath, to look at; reading or writing it breaks the channel."""
+        return self._stream
+
+    @property
+    def session_id(self) -> str:
+        """The transport's name and randomness."""
+        if self._session_id is None:
+            self._session_id = make_session_id(self._context.transport)
+        return self._session_id
+
+    @property
+    def state(self) -> ChannelState:
+        """Where the channel is in its life."""
+        return self._state.state
+
+    @property
+    def failure(self) -> ChannelBroken | None:
+        """The first cause, once `state` is FAILED."""
+        return self._state.failure
+
+    @property
+    def accept_batches(self) -> bool:
+        """Whether arrays of messages are taken."""
+        return self._machine.accept_batches
+
+    @accept_batches.setter
+    def accept_batches(self, accept: bool) -> None:
+        self._machine.accept_batches = accept
+
+    @property
+    def can_send_eof(self) -> bool:
+        """Whether the stream can be closed for sending alone."""
+        return isinstance(self._stream, trio.abc.HalfCloseableStream)
+
+    @property
+    def capabilities(self) -> ChannelCapabilities:
+        """What this channel can do."""
+        framing = self._machine.framer.framing
+        return ChannelCapabilities(
+            max_message_bytes=self._options.max_message_bytes,
+            half_close=self.can_send_eof,
+            framing=None if framing == "detect" else framing,
+        )
+
+    def statistics(self) -> ChannelStatistics:
+        """The counters now."""
+        return ChannelStatistics(
+            messages_sent=self._messages_sent,
+            messages_received=self._messages_received,
+            bytes_sent=self._outbox.bytes_written,
+            bytes_received=self._bytes_received,
+            malformed_received=self._malformed,
+            outbox_bytes=self._outbox.size,
+            inbox_messages=len(self._inbox) + len(self._frames),
+        )
+
+    async def wait_state(self, *states: ChannelState) -> ChannelState:
+        """Wait until the channel is in one of the states; return which."""
+        return await self._state.wait(states)
+
+    # -- sending ------------------------------------------------------------------------
+
+    async def send(self, value: Message) -> None:
+        """Queue one message. See `MessageChannel.send`."""
+        data = self._encode(value)
+        await trio.lowlevel.checkpoint_if_cancelled()
+        await self._queue(data, 1)
+
+    async def send_many(self, values: Sequence[Message]) -> None:
+        """Queue several messages, all or none. See `MessageChannel.send_many`."""
+        data = b"".join([self._encode(value) for value in values])
+        await trio.lowlevel.checkpoint_if_cancelled()
+        await self._queue(data, len(values))
+
+    def send_control(self, value: Message) -> None:
+        """Queue a small message past a full outbox. See `MessageChannel.send_control`."""
+        data = self._encode(value)
+        if data:
+            self._outbox.put_control(data)
+        self._messages_sent += 1
+
+    async def send_frames(self, payloads: Sequence[bytes]) -> None:
+        """Queue payloads as they are, without looking inside: for byte-exact bridges.
+
+        As `send_many` otherwise.
+
+        Raises:
+            LocalProtocolError: A payload has line feeds, is no JSON, and the framing is
+                newline, so it cannot be sent.
+        """
+        self._check_may_send()
+        send = self._machine.framer.send
+        data = b"".join([send(payload) for payload in payloads])
+        await trio.lowlevel.checkpoint_if_cancelled()
+        await self._queue(data, len(payloads))
+
+    async def flush(self) -> None:
+        """Wait until the operating system took everything that was queued."""
+        await self._outbox.flush()
+
+    async def send_eof(self) -> None:
+        """Flush, then end the sending half. See `MessageChannel.send_eof`."""
+        self._state.check_open()
+        if not isinstance(self._stream, trio.abc.HalfCloseableStream):
+            raise LocalProtocolError(f"{self._context.transport} cannot end one direction alone")
+        if self._eof_sent:
+            await trio.lowlevel.checkpoint()
+            return
+        await self._outbox.flush()
+        self._eof_sent = True
+        try:
+            await self._stream.send_eof()
+        except trio.Cancelled:
+            self._eof_sent = False
+            raise
+        except trio.BrokenResourceError as error:
+            raise self._lost(error, "while ending the sending half") from error
+        except trio.ClosedResourceError:
+            self._state.check_open()
+            raise
+
+    def _encode(self, value: Message) -> bytes:
+        """The bytes for one message; empty when it was kept for a batch's answer."""
+        self._check_may_send()
+        if self._batches:
+            kept = self._batches.answer(value)
+            if kept is None:
+                return b""
+            if isinstance(kept, bytes):
+                return self._machine.framer.send(kept)
+        return self._machine.send(value)
+
+    def _check_may_send(self) -> None:
+        if self._state.state is not ChannelState.CONNECTED:
+            self._state.check_open()
+        if self._eof_sent:
+            raise trio.ClosedResourceError("this side has sent EOF")
+
+    async def _queue(self, data: bytes, count: int) -> None:
+        if not data or self._outbox.put(data):
+            self._messages_sent += count
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            return
+        await self._outbox.wait_and_put(data)
+        self._messages_sent += count
+
+    # -- receiving ----------------------------------------------------------------------
+
+    async def receive(self) -> Message:
+        """Wait for one message. See `MessageChannel.receive`."""
+        await self._wait_for_input(self._inbox)
+        self._messages_received += 1
+        return self._inbox.popleft()
+
+    async def receive_many(self, max_messages: int = 1000) -> list[Message]:
+        """Wait for the first message, return all that are here."""
+        await self._wait_for_input(self._inbox)
+        inbox = self._inbox
+        if len(inbox) <= max_messages:
+            messages = list(inbox)
+            inbox.clear()
+        else:
+            messages = [inbox.popleft() for _ in range(max_messages)]
+        self._messages_received += len(messages)
+        return messages
+
+    async def receive_frames(self, max_frames: int = 1000) -> list[bytes]:
+        """Wait for the first frame; return the payloads that are here, not decoded.
+
+        For byte-exact bridges; not to be mixed with `receive`. Raises as `receive` does.
+        """
+        await self._wait_for_input(self._frames)
+        frames = self._frames
+        count = min(len(frames), max_frames)
+        self._messages_received += count
+        return [frames.popleft() for _ in range(count)]
+
+    async def _wait_for_input(self, queue: deque[Message] | deque[bytes]) -> None:
+        """Return, after a checkpoint, when the queue has something; or raise why not."""
+        if self._receiver_busy:
+            raise trio.BusyResourceError("another task is receiving")
+        self._receiver_busy = True
+        try:
+            if self._state.state is not ChannelState.CONNECTED and self._state.failure is None:
+                self._state.check_open()
+            # What is here comes before a new read, and before a failure.
+            if queue or self._take(queue):
+                await trio.lowlevel.checkpoint()
+                return
+            while not self._input_ended:
+                data = await self._read()
+                if data:
+                    self._bytes_received += len(data)
+                    self._machine.receive_data(data)
+                else:
+                    self._machine.receive_eof()
+                if self._take(queue):
+                    return
+            self._state.check_open()
+            await trio.lowlevel.checkpoint()
+            raise trio.EndOfChannel
+        finally:
+            self._receiver_busy = False
+
+    async def _read(self) -> bytes:
+        self._state.check_open()
+        idle = self._options.idle_read_timeout
+        try:
+            if idle == math.inf:
+                return bytes(await self._stream.receive_some(READ_CHUNK_BYTES))
+            with trio.move_on_after(idle):
+                return bytes(await self._stream.receive_some(READ_CHUNK_BYTES))
+        except trio.BrokenResourceError as error:
+            raise self._lost(error, "while receiving") from error
+        except trio.ClosedResourceError:
+            self._state.check_open()
+            raise
+        cause = IdleTimeout(f"no byte arrived for {idle:g} s")
+        self._fail(cause)
+        raise cause.again() from cause
+
+    def _take(self, queue: deque[Message] | deque[bytes]) -> bool:
+        """Move what the machine has to the queue; whether there is something now.
+
+        Raises:
+            ChannelBroken: There is nothing, and the peer broke the framing.
+        """
+        if queue is self._frames:
+            self._frames.extend(self._machine.framer.next_payloads(_DECODE_AT_ONCE))
+        else:
+            for event in self._machine.next_events(_DECODE_AT_ONCE):
+                self._accept(event)
+        if queue:
+            return True
+        try:
+            last = (
+                self._machine.framer.next_event()
+                if queue is self._frames
+                else self._machine.next_event()
+            )
+        except RemoteProtocolError as error:
+            cause = PeerProtocolError(str(error))
+            cause.error = error
+            cause.__cause__ = error
+            self._last_words(error)
+            self._fail(cause)
+            raise (self._state.failure or cause).again() from cause
+        if last is NEED_DATA:
+            return False
+        if isinstance(last, EndOfData):
+            self._input_ended = True
+        elif isinstance(last, Frame):
+            self._frames.append(last.payload)
+        else:
+            self._accept(last)
+        return bool(queue)
+
+    def _accept(self, event: MessageEvent) -> None:
+        """Queue a message; see to what is not simply one."""
+        kind = type(event)
+        if kind is MalformedMessage:
+            assert isinstance(event, MalformedMessage)
+            self._refuse(event)
+        elif kind is Batch:
+            assert isinstance(event, Batch)
+            messages, answer = self._batches.add(event)
+            self._malformed += sum(isinstance(item, Exception) for item in event.items)
+            self._inbox.extend(messages)
+            self._send_batch_answer(answer)
+        else:
+            if self._batches and kind is Notification:
+                assert isinstance(event, Notification)
+                if event.method == "notifications/cancelled":
+                    self._send_batch_answer(self._batches.cancelled(event))
+            self._inbox.append(event)  # type: ignore[arg-type]  # the other kinds are done
+
+    def _refuse(self, event: MalformedMessage) -> None:
+        """Count a malformed message, report it, answer it. Never raises."""
+        self._malformed += 1
+        report(
+            self._on_event,
+            ChannelEvent(
+                name="message.malformed",
+                message=f"a frame of {event.size} bytes holds no valid message: {event.error}",
+                error=event.error,
+                context=self._context,
+            ),
+        )
+        if event.error.answerable:
+            self._try_control(encode_message(invalid_message_answer(event.error)))
+
+    def _send_batch_answer(self, payload: bytes | None) -> None:
+        if payload is not None:
+            self._try_control(payload)
+
+    def _try_control(self, payload: bytes) -> None:
+        """Queue an answer of the channel's own; a channel that ended needs none."""
+        if self._eof_sent or self._state.state is not ChannelState.CONNECTED:
+            return
+        try:
+            self._outbox.put_control(self._machine.framer.send(payload))
+        except ChannelBroken:
+            return  # recorded as the channel's failure, which the next call raises
+        self._messages_sent += 1
+
+    def _last_words(self, error: RemoteProtocolError) -> None:
+        """Tell the peer what it did, if that can be done without waiting."""
+        if self._outbox.is_idle:
+            answer = ErrorResponse(None, ErrorObject(error.code, str(error)))
+            self._try_control(encode_message(answer))
+
+    # -- the end ------------------------------------------------------------------------
+
+    async def aclose(self) -> None:
+        """Flush within `close_timeout`, then close. See `MessageChannel.aclose`."""
+        if self._state.state is not ChannelState.CONNECTED:
+            try:
+                await self._stream_closed.wait()
+            finally:
+                self._close_stream_now()  # only a cancelled wait finds it open
+            return
+        self._state.move(ChannelState.CLOSING)
+        try:
+            with trio.move_on_after(self._options.close_timeout), suppress(ChannelBroken):
+                await self._outbox.flush()
+        finally:
+            self._outbox.close(_closed_by_this_side)
+            # In a cancelled scope a stream closes at once, and a child is given what is
+            # left of the shielded time.
+            try:
+                await self._stream.aclose()
+            finally:
+                self._state.move(ChannelState.CLOSED)
+                self._stream_closed.set()
+
+    def abort(self, cause: ChannelBroken | None = None) -> None:
+        """Close at once, without flushing. See `MessageChannel.abort`."""
+        if cause is not None:
+            self._fail(cause)
+            return
+        self._state.move(ChannelState.CLOSED)
+        self._outbox.close(_closed_by_this_side)
+        self._close_stream_now()
+
+    def _fail(self, cause: ChannelBroken) -> None:
+        """Record the first cause, wake everybody, close the stream."""
+        if self._state.fail(cause):
+            self._outbox.close(lambda: _chained(cause))
+            self._close_stream_now()
+
+    def _close_stream_now(self) -> None:
+        """Close the stream without waiting; idempotent."""
+        if self._stream_closed.is_set():
+            return
+        if isinstance(self._stream, SupportsClose):
+            self._stream.close()
+            self._stream_closed.set()
+            return
+        try:
+            self._nursery.start_soon(self._close_in_background)
+        except RuntimeError:  # the nursery has ended, the loop has not
+            trio.lowlevel.spawn_system_task(self._close_in_background)
+
+    async def _close_in_background(self) -> None:
+        with trio.CancelScope(shield=True):
+            await trio.aclose_forcefully(self._stream)
+        self._stream_closed.set()
+
+    def _lost(self, error: Exception, when: str) -> ChannelBroken:
+        """Fail because the stream broke; returns the exception to raise."""
+        if isinstance(error, ChannelBroken):
+            cause = error
+        else:
+            cause = ConnectionLost(f"the stream broke {when}: {error}".rstrip(": "))
+            cause.__cause__ = error
+        self._fail(cause)
+        return (self._state.failure or cause).again()
+
+
+def _closed_by_this_side() -> trio.ClosedResourceError:
+    return trio.ClosedResourceError("this side closed the channel")
+
+
+def _chained(cause: ChannelBroken) -> ChannelBroken:
+    """A fresh exception from the first cause, for a task that is woken with it."""
+    fresh = cause.again()
+    fresh.__cause__ = cause
+    return fresh
