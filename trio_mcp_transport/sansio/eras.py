@@ -93,18 +93,18 @@ def judge_request(
 
     `_meta` decides, not the method's name:
 
-    ===================== ======================== =======================================
-    version in `_meta`    else                     verdict
-    ===================== ======================== =======================================
-    any                   no modern one is served  as if it were absent
-    not served            \\                        -32022 with `supported`, `requested`
-    served                no `clientCapabilities`  -32602
-    served                \\                        modern
-    absent                after `initialize`       legacy
-    absent                `initialize`             legacy, or -32022 when none is served
-    absent                `ping`                   before the handshake: allowed
-    absent                before `initialize`      -32602
-    ===================== ======================== =======================================
+    ===================== ========================= ======================================
+    version in `_meta`    else                      verdict
+    ===================== ========================= ======================================
+    any                   no modern one is served   as if it were absent
+    not served            anything                  -32022 with `supported`, `requested`
+    served                no `clientCapabilities`   -32602
+    served                with `clientCapabilities` modern
+    absent                after `initialize`        legacy
+    absent                `initialize`              legacy, if any legacy one is served
+    absent                `ping`                    before the handshake: allowed
+    absent                before `initialize`       -32602
+    ===================== ========================= ======================================
 
     A legacy-only server must not answer -32022, which tells a client that it is modern.
 

@@ -1,0 +1,207 @@
+"""Requests that were sent and wait for their answer.
+
+Used by `Peer` alone. A `PendingTable` matches answers and progress to requests; it never
+sends and never blocks. Each request that is entered leaves it exactly once: answered,
+failed with the connection, or given up.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import msgspec
+import trio
+from msgspec import UNSET, UnsetType
+
+from .errors import RequestIdInUse
+from .jsonrpc import ErrorResponse, Notification, RequestId, Response
+from .limits import MAX_ABANDONED_IDS
+
+__all__ = ["Pending", "PendingTable", "Progress"]
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """How far a request has come.
+
+    Attributes:
+        progress: Rises with each notification.
+        total: What it will reach, when the other side knows.
+        message: For a person.
+    """
+
+    progress: float
+    total: float | None = None
+    message: str | None = None
+
+
+class ProgressParams(msgspec.Struct, frozen=True):
+    """Params of `notifications/progress`."""
+
+    progressToken: RequestId  # ruff: ignore[mixed-case-variable-in-class-scope] (the wire's name)
+    progress: float
+    total: float | None = None
+    message: str | None = None
+
+
+class Pending:
+    """One request in flight: where its waiter is parked, and what became of it.
+
+    Attributes:
+        outcome: The answer, or the cause that the connection ended with; None while open.
+    """
+
+    __slots__ = (
+        "_task",
+        "id",
+        "last_progress",
+        "latest",
+        "method",
+        "on_notification",
+        "on_progress",
+        "outcome",
+        "scope",
+        "timeout",
+        "token",
+    )
+
+    def __init__(self, request_id: RequestId, method: str) -> None:
+        self.id = request_id
+        self.method = method
+        self.outcome: Response | ErrorResponse | Exception | None = None
+        self.scope: trio.CancelScope | None = None
+        self.timeout = math.inf
+        self.latest = math.inf
+        self.token: RequestId | UnsetType = UNSET
+        self.last_progress = -math.inf
+        self.on_progress: Callable[[Progress], object] | None = None
+        self.on_notification: Callable[[Notification], object] | None = None
+        self._task: trio.lowlevel.Task | None = None
+
+    async def wait(self) -> None:
+        """Park until `finish`; cancelling just leaves."""
+        if self.outcome is None:
+            self._task = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(self._abort)
+
+    def _abort(self, _: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
+        self._task = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    def finish(self, outcome: Response | ErrorResponse | Exception) -> None:
+        """Say what became of it and wake the waiter."""
+        self.outcome = outcome
+        task = self._task
+        if task is not None:
+            self._task = None
+            trio.lowlevel.reschedule(task)
+
+
+class PendingTable:
+    """All requests of one peer that wait for an answer, by id and by progress token.
+
+    Ids are compared with their type: 1 is not "1".
+    """
+
+    __slots__ = ("_abandoned", "_by_id", "_by_token", "_last_id", "_last_token")
+
+    def __init__(self) -> None:
+        self._by_id: dict[RequestId, Pending] = {}
+        self._by_token: dict[RequestId, Pending] = {}
+        self._abandoned: dict[RequestId, None] = {}
+        self._last_id = 0
+        self._last_token = 0
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def __iter__(self) -> Iterator[Pending]:
+        return iter(self._by_id.values())
+
+    def enter(self, request_id: RequestId | None, method: str) -> Pending:
+        """Reserve an id, the next free one if none is given.
+
+        Raises:
+            RequestIdInUse: It was not answered yet.
+            TypeError: It is neither a string nor an integer.
+        """
+        by_id = self._by_id
+        if request_id is None:
+            request_id = self._last_id + 1
+            while request_id in by_id or request_id in self._abandoned:
+                request_id += 1
+            self._last_id = request_id
+        # MCP basic: "The request ID MUST NOT match the ID of any other request the sender
+        # has issued and not yet received a response for." That includes the given up ones.
+        elif request_id in by_id or request_id in self._abandoned:
+            raise RequestIdInUse(f"request id {request_id!r} has not been answered yet")
+        elif type(request_id) is not int and type(request_id) is not str:
+            raise TypeError(f"a request id is a string or an integer, not {request_id!r}")
+        pending = by_id[request_id] = Pending(request_id, method)
+        return pending
+
+    def reserve_token(self, pending: Pending, token: RequestId | None) -> RequestId:
+        """Reserve a progress token for a request, one of our own if none is given.
+
+        Raises:
+            RequestIdInUse: Another request uses it.
+        """
+        # MCP patterns/progress: tokens "MUST be unique across all active requests".
+        if token is None:
+            token = pending.id
+            while token in self._by_token:
+                self._last_token += 1
+                token = f"progress-{self._last_token}"
+        elif token in self._by_token:
+            raise RequestIdInUse(f"progress token {token!r} belongs to another request")
+        pending.token = token
+        self._by_token[token] = pending
+        return token
+
+    def get(self, request_id: RequestId) -> Pending | None:
+        """The open request with this id."""
+        return self._by_id.get(request_id)
+
+    def take(self, request_id: RequestId) -> Pending | None:
+        """Remove and return the open request with this id: its answer has come."""
+        pending = self._by_id.pop(request_id, None)
+        if pending is not None and pending.token is not UNSET:
+            del self._by_token[pending.token]
+        return pending
+
+    def give_up(self, pending: Pending, *, was_sent: bool) -> None:
+        """Forget a request whose waiter left; once sent, its answer may still come."""
+        self.take(pending.id)
+        if was_sent:
+            if len(self._abandoned) >= MAX_ABANDONED_IDS:
+                del self._abandoned[next(iter(self._abandoned))]
+            self._abandoned[pending.id] = None
+
+    def is_late(self, request_id: RequestId | None) -> bool:
+        """Whether an answer belongs to a request that was given up; asked once for each."""
+        if request_id in self._abandoned:
+            del self._abandoned[request_id]
+            return True
+        return False
+
+    def progress(self, params: ProgressParams) -> Pending | None:
+        """The request that a progress notification is for, if it may be delivered.
+
+        It extends the request's deadline, never past its maximum.
+        """
+        pending = self._by_token.get(params.progressToken)
+        # MCP patterns/progress: "The progress value MUST increase with each notification".
+        if pending is None or not params.progress > pending.last_progress:
+            return None
+        pending.last_progress = params.progress
+        if pending.scope is not None:
+            pending.scope.deadline = min(trio.current_time() + pending.timeout, pending.latest)
+        return pending
+
+    def fail_all(self, cause: Exception) -> None:
+        """End every open request with the same cause."""
+        open_requests = list(self._by_id.values())
+        self._by_id.clear()
+        self._by_token.clear()
+        for pending in open_requests:
+            pending.finish(cause)
