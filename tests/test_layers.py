@@ -22,15 +22,27 @@ HOUSE: list[tuple[tuple[str, ...], bool]] = [
     (("interop", "testing"), False),
     (("__init__", "connect", "installation"), True),
     (("transports",), False),
-    (("peer", "lifecycle", "router", "hub"), True),
+    (("peer", "pending", "lifecycle", "router", "hub"), True),
+    (("reporting",), False),
     (("abc",), False),
     (("sansio",), False),
-    (("endpoints", "jsonrpc", "limits", "errors"), True),
+    (
+        (
+            "endpoint_parser",
+            "endpoint_values",
+            "endpoints",
+            "errors",
+            "jsonrpc",
+            "limits",
+            "public_paths",
+        ),
+        True,
+    ),
 ]
 ROW_OF = {unit: row for row, (units, _) in enumerate(HOUSE) for unit in units}
 
 #: No I/O, no clock, no chance: what these modules do depends on their arguments alone.
-PURE = {"sansio", "endpoints", "jsonrpc", "limits", "errors"}
+PURE = {"sansio", *HOUSE[-1][0]}
 IMPURE_MODULES = {
     "anyio",
     "asyncio",
@@ -49,7 +61,7 @@ IMPURE_MODULES = {
     "trio",
 }
 #: What a plain installation has; anything else only where the second column says.
-CORE = {"trio", "msgspec"}
+CORE = {"trio", "msgspec", "outcome"}  # outcome is part of Trio's interface
 EXTRAS_MAY_BE_IMPORTED_BY = {"rich": {"cli"}, "mcp": {"interop", "cli"}, "anyio": {"interop"}}
 
 

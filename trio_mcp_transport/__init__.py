@@ -8,8 +8,6 @@ tests in `trio_mcp_transport.testing`, other people's worlds in
 
 from __future__ import annotations
 
-from types import FunctionType
-
 from .abc import (
     ChannelBroken,
     ChannelCapabilities,
@@ -71,6 +69,7 @@ from .jsonrpc import (
     invalid_message_answer,
 )
 from .limits import ChannelOptions, Framing, WhenFull
+from .public_paths import show_public_paths as _show_public_paths
 
 __version__ = "0.1.0"
 
@@ -134,18 +133,4 @@ __all__ = [
     "invalid_message_answer",
 ]
 
-
-def _show_public_paths() -> None:
-    """Let tracebacks and documentation name things by where programs find them.
-
-    Structs keep the module they were defined in: msgspec looks the names in their
-    annotations up there, at the first use.
-    """
-    for name in __all__:
-        value = globals()[name]
-        if isinstance(value, type | FunctionType) and not hasattr(value, "__struct_fields__"):
-            value.__module__ = __name__
-
-
-_show_public_paths()
-del FunctionType
+_show_public_paths(__name__)  # ruff: ignore[non-empty-init-module]
