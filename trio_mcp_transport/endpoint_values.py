@@ -1,8 +1,9 @@
-"""One option value as text: how endpoint strings write it and read it back.
+"""Options as text: how endpoint strings write a value, and read values and lists back.
 
 Called by `endpoints` (writing) and `endpoint_parser` (reading), so that both directions
 stay in one place. The declared type of a struct field decides how its text looks; nothing
-here knows a field by its name. Strict: a value that is not wholly understood is refused.
+here knows a field by its name. Strict: what is not wholly understood is refused. Texts of
+values appear in an error only where the value is a number, a boolean or a choice.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ __all__ = [
     "OCTAL",
     "declared_types",
     "is_duration",
+    "is_octal",
+    "parse_key_values",
+    "parse_query",
     "percent_decode",
     "percent_encode",
     "read_milliseconds",
@@ -79,6 +83,11 @@ def is_duration(declared: Type) -> bool:
     return isinstance(_plain(declared)[0], FloatType)
 
 
+def is_octal(declared: Type) -> bool:
+    """Whether a field of this type is written in octal."""
+    return _plain(declared)[1]
+
+
 def write_value(value: object, declared: Type) -> str:
     """The text of one value, such that `read_value` gives it back."""
     if isinstance(value, bool):
@@ -87,7 +96,7 @@ def write_value(value: object, declared: Type) -> str:
         if math.isinf(value):
             return "0"
         return str(int(value)) if value.is_integer() and value < 1e15 else repr(value)
-    if isinstance(value, int) and _plain(declared)[1]:
+    if isinstance(value, int) and is_octal(declared):
         return f"0{value:o}"
     return str(value)
 
@@ -176,3 +185,88 @@ def _read_seconds(name: str, text: str) -> float:
 def _refuse(name: str, wanted: str, text: str) -> NoReturn:
     shown = text if len(text) <= 40 else text[:40] + "..."
     raise ConfigurationError(f"{name} must be {wanted}, not {shown!r}")
+
+
+def parse_query(text: str) -> dict[str, str]:
+    """Take ``a=1&b=2`` apart and decode it; `+` is a plus sign, not a space.
+
+    Raises:
+        ConfigurationError: A part has no ``=`` or no key, or a key stands there twice.
+    """
+    found: dict[str, str] = {}
+    for number, part in enumerate(text.split("&") if text else (), 1):
+        key, equals, value = part.partition("=")
+        if not key or not equals:
+            raise ConfigurationError(f"option {number} is not written as KEY=VALUE")
+        key = percent_decode(f"the key of option {number}", key)
+        # Values may be paths, which need not be UTF-8.
+        _add(found, key, percent_decode(key, value, errors="surrogateescape"))
+    return found
+
+
+# A list. A key may not hold what ends it; what an unquoted value may hold, and what may
+# follow a value, depends on whether white space separates.
+_GAP = re.compile(r"[;\s]*")
+_KEY = re.compile(r"[^\s;=\"']+")
+_EQUALS = re.compile(r"[ \t]*=[ \t]*")
+_QUOTED = re.compile(r"""  "((?:[^"\\]|\\.)*)"  |  '([^']*)'  """, re.DOTALL | re.VERBOSE)
+_ESCAPED = re.compile(r'\\(["\\])')
+_UNQUOTED = {True: re.compile(r"[^;\s]*"), False: re.compile(r"[^;]*")}
+_STOP = {True: re.compile(r"[;\s]|\Z"), False: re.compile(r"\s*(;|\Z)")}
+
+
+def parse_key_values(text: str, *, whitespace: bool = False) -> dict[str, str]:
+    """Take a list such as ``timeout_ms=30000; framing=content-length`` apart.
+
+    Entries are separated by semicolons. Blanks around ``=`` and around an entry do not
+    count, and empty entries are skipped. A value that holds a separator is quoted:
+    ``"..."``, in which a backslash takes away the meaning of ``"`` and of another
+    backslash, or ``'...'``, in which nothing has a meaning. Quotes inside an unquoted
+    value are ordinary characters.
+
+    Args:
+        text: The list; the empty text is an empty list.
+        whitespace: Whether any white space separates entries as well. If not, an
+            unquoted value may have blanks inside.
+
+    Raises:
+        ConfigurationError: An entry has no ``=`` or no key, a quote is not closed, or a
+            key stands there twice. Values are not shown.
+    """
+    found: dict[str, str] = {}
+    position = _end(_GAP, text, 0)
+    while position < len(text):
+        key = _KEY.match(text, position)
+        equals = _EQUALS.match(text, key.end()) if key else None
+        if key is None or equals is None:
+            raise ConfigurationError(
+                f"entry {len(found) + 1} of the list is not written as KEY=VALUE"
+                " (quote a value that holds a separator)"
+            )
+        name, position = key.group(), equals.end()
+        if (quoted := _QUOTED.match(text, position)) is not None:
+            double, single = quoted.groups()
+            value = single if double is None else _ESCAPED.sub(r"\1", double)
+            position = quoted.end()
+        elif text.startswith(('"', "'"), position):
+            raise ConfigurationError(f"{name}: the quote is not closed")
+        else:
+            start, position = position, _end(_UNQUOTED[whitespace], text, position)
+            value = text[start:position].strip()
+        if _STOP[whitespace].match(text, position) is None:
+            raise ConfigurationError(f"{name}: text follows the closing quote")
+        _add(found, name, value)
+        position = _end(_GAP, text, position)
+    return found
+
+
+def _end(pattern: re.Pattern[str], text: str, position: int) -> int:
+    """Where the pattern stops matching, which is `position` if it does not match."""
+    match = pattern.match(text, position)
+    return position if match is None else match.end()
+
+
+def _add(found: dict[str, str], key: str, value: str) -> None:
+    if key in found:
+        raise ConfigurationError(f"{key} is given twice")
+    found[key] = value

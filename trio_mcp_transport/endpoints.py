@@ -236,7 +236,7 @@ class MemoryEndpoint(Endpoint, frozen=True):
 
     def target(self) -> str:
         """The name, percent-encoded."""
-        return percent_encode(self.name)
+        return percent_encode(self.name, safe="")
 
 
 class TcpEndpoint(Endpoint, frozen=True):
@@ -365,8 +365,8 @@ def _complaint(
     if isinstance(declared, msgspec.inspect.LiteralType):
         return f"{field.name} must be one of {', '.join(map(str, declared.values))}, not {value!r}"
     if isinstance(declared, msgspec.inspect.Metadata) and declared.extra == OCTAL:
-        shown = f"0o{value:o}" if type(value) is int else repr(value)
-        return f"{field.name} must be an integer from 0 to 0o777, not {shown}"
+        shown = f"{value} (octal {value:o})" if type(value) is int else type(value).__name__
+        return f"{field.name}: {error}, not {shown}"
     # Only plain numbers are repeated: other values may be secrets or very long.
     shown = f", not {value}" if isinstance(value, int | float) else ""
     return f"{field.name}: {error}{shown}"
@@ -384,6 +384,7 @@ def _check_host(host: str) -> None:
         try:
             ipaddress.IPv6Address(host)
         except ValueError:
-            raise ConfigurationError(f"host: {host!r} is not an IPv6 address") from None
+            raise ConfigurationError("host has colons but is not an IPv6 address") from None
     elif any(character in "/\\@?#[]%" or character <= " " for character in host):
-        raise ConfigurationError(f"host: {host!r} has a character that no host name has")
+        # Not shown, because what stands before an "@" may be a password.
+        raise ConfigurationError("host has a character that no host name has")
