@@ -205,6 +205,7 @@ class _RawError(msgspec.Struct, frozen=True):
 _ENVELOPE_KEYS = frozenset(_Envelope.__struct_fields__)
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 _decode_error = msgspec.json.Decoder(_RawError).decode
+_decode_raw = msgspec.json.Decoder(Raw).decode
 _decode_items = msgspec.json.Decoder(list[Raw]).decode
 _decode_fields = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_id = msgspec.json.Decoder(int | str | None).decode
@@ -235,10 +236,6 @@ def decode_message(data: bytes, *, max_depth: int = MAX_NESTING_DEPTH) -> Messag
         envelope = _decode_envelope(data)
     except _DECODE_FAULTS as error:
         _explain(data, error)
-    # Every byte of a compact message without duplicates or unknown keys comes back, so
-    # an equal length proves that there are none; anything else is looked at closely.
-    if len(_encode(envelope)) != len(data) and len(_encode(envelope)) != len(data.strip()):
-        _refuse_duplicate_keys(data, envelope)
     if (
         len(data) > 2 * max_depth
         and data.count(b"{") + data.count(b"[") > max_depth
@@ -249,6 +246,11 @@ def decode_message(data: bytes, *, max_depth: int = MAX_NESTING_DEPTH) -> Messag
             request_id=_readable_id(envelope),
             answerable=envelope.method is not UNSET,
         )
+    # Every byte of a compact message without duplicates or unknown keys comes back, so
+    # an equal length proves that there are none; anything else is looked at closely.
+    size = len(_encode(envelope))
+    if size != len(data) and size != len(data.rstrip()):
+        _refuse_duplicate_keys(data, envelope)
     id_, method, result = envelope.id, envelope.method, envelope.result
     # The kind is decided by the top-level keys alone. The three sound shapes come first;
     # what is left over is told apart only to say what is wrong with it.
@@ -359,15 +361,17 @@ def _explain(data: bytes, fault: Exception) -> NoReturn:
         raise InvalidMessage(
             f"not UTF-8 at byte {error.start}", code=ErrorCode.PARSE_ERROR
         ) from fault
-    if isinstance(fault, RecursionError):
+    try:
+        _decode_raw(data)
+    except RecursionError:
         raise InvalidMessage("nesting is too deep to be parsed") from fault
+    except _DECODE_FAULTS as error:
+        raise InvalidMessage(f"not JSON: {error}", code=ErrorCode.PARSE_ERROR) from fault
     try:
         fields = _decode_fields(data)
     except msgspec.ValidationError:
         kind = "an array" if data.lstrip()[:1] == b"[" else "no object"
         raise InvalidMessage(f"a message must be an object; this is {kind}") from fault
-    except _DECODE_FAULTS as error:
-        raise InvalidMessage(f"not JSON: {error}", code=ErrorCode.PARSE_ERROR) from fault
     request_id: RequestId | None = None
     if "id" in fields:
         with contextlib.suppress(*_DECODE_FAULTS):

@@ -8,6 +8,8 @@ answer, so it must be taken off, or the others would wait for ever.
 
 from __future__ import annotations
 
+import msgspec
+
 from ..jsonrpc import (
     Batch,
     ErrorResponse,
@@ -22,6 +24,10 @@ from ..jsonrpc import (
 )
 
 __all__ = ["BatchAnswers"]
+
+
+class _Cancelled(msgspec.Struct, rename="camel"):
+    request_id: RequestId
 
 
 class _Open:
@@ -88,9 +94,9 @@ class BatchAnswers:
 
     def cancelled(self, notification: Notification) -> bytes | None:
         """Take off what a received `notifications/cancelled` names; see `answer`."""
-        params = notification.params_as(dict[str, object])
-        request_id = params.get("requestId")
-        if not isinstance(request_id, int | str):
+        try:
+            request_id = notification.params_as(_Cancelled).request_id
+        except msgspec.ValidationError:
             return None
         open_ = self._by_id.pop(request_id, None)
         if open_ is None:
