@@ -18,7 +18,7 @@ from .errors import RequestIdInUse
 from .jsonrpc import ErrorResponse, Notification, RequestId, Response
 from .limits import MAX_ABANDONED_IDS
 
-__all__ = ["Pending", "PendingTable", "Progress"]
+__all__ = ["Pending", "PendingTable", "Progress", "ProgressParams"]
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -140,20 +140,13 @@ class PendingTable:
         pending = by_id[request_id] = Pending(request_id, method)
         return pending
 
-    def reserve_token(self, pending: Pending, token: RequestId | None) -> RequestId:
-        """Reserve a progress token for a request, one of our own if none is given.
-
-        Raises:
-            RequestIdInUse: Another request uses it.
-        """
+    def reserve_token(self, pending: Pending) -> RequestId:
+        """Make a progress token for a request: its id, unless another one's token is that."""
         # MCP patterns/progress: tokens "MUST be unique across all active requests".
-        if token is None:
-            token = pending.id
-            while token in self._by_token:
-                self._last_token += 1
-                token = f"progress-{self._last_token}"
-        elif token in self._by_token:
-            raise RequestIdInUse(f"progress token {token!r} belongs to another request")
+        token = pending.id
+        while token in self._by_token:
+            self._last_token += 1
+            token = f"progress-{self._last_token}"
         pending.token = token
         self._by_token[token] = pending
         return token

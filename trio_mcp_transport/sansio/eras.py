@@ -6,7 +6,7 @@ each answer of a server; neither decision waits, sends or remembers anything.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -25,6 +25,7 @@ __all__ = [
     "Era",
     "GiveUp",
     "Initialize",
+    "Negotiated",
     "Probe",
     "Step",
     "UseModern",
@@ -68,6 +69,29 @@ def check_revisions(revisions: Sequence[str]) -> tuple[str, ...]:
             f"revisions must be some of {', '.join(REVISIONS)}, not {', '.join(unknown) or 'none'}"
         )
     return tuple(sorted(set(revisions), reverse=True))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Negotiated:
+    """What a client found out about its server.
+
+    Attributes:
+        era: ``modern`` or ``legacy``.
+        revision: The protocol revision that both sides speak from now on.
+        server_info: Name and version as the server gives them; for display only. Empty
+            when it says nothing.
+        server_capabilities: What the server can do.
+        instructions: How to use the server, as text for a model.
+        supported_versions: All revisions that the server named; just the agreed one
+            after a handshake.
+    """
+
+    era: Era
+    revision: str
+    server_info: Mapping[str, object]
+    server_capabilities: Mapping[str, object]
+    instructions: str | None
+    supported_versions: tuple[str, ...]
 
 
 # -- the server's side --------------------------------------------------------------

@@ -1,0 +1,272 @@
+"""Requests and notifications that came in, and the tasks that work on them.
+
+Used by `Peer` alone. Each request runs in a task of its own, inside of a cancel scope that
+also holds the sending of its answer: a cancelled request is answered not at all, any other
+exactly once. Notifications run one after another, in order of arrival. Nothing here ever
+blocks the reader, and no exception of a handler gets out.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+import msgspec
+import trio
+from msgspec import UNSET
+
+from .abc import ChannelBroken, MessageChannel
+from .conversation import Call
+from .errors import MessageTooLarge, RpcError
+from .jsonrpc import ErrorCode, ErrorObject, ErrorResponse, Request, RequestId, Response
+
+__all__ = [
+    "ENCODE_FAULTS",
+    "GONE",
+    "INTERNAL_ERROR",
+    "Handlers",
+    "PeerErrorCode",
+    "Reporter",
+    "error_object",
+]
+
+#: Called with a stable name, a text and the exception.
+Reporter = Callable[[str, str, BaseException | None], object]
+
+INTERNAL_ERROR = ErrorObject(int(ErrorCode.INTERNAL_ERROR), "Internal error")
+#: What encoding something that is not JSON may raise.
+ENCODE_FAULTS = (TypeError, ValueError, RecursionError, msgspec.MsgspecError)
+#: What a channel raises that is no more.
+GONE = (ChannelBroken, trio.ClosedResourceError)
+
+
+class PeerErrorCode(enum.IntEnum):
+    """Error codes of this package's own.
+
+    MCP basic, Error Codes: new codes "SHOULD be allocated outside the JSON-RPC reserved
+    range". These are the numbers of their cousins in HTTP.
+    """
+
+    #: As many requests as are allowed are being handled, and as many are waiting.
+    TOO_MANY_REQUESTS = 429
+    #: The handler did not finish within the deadline that its method has.
+    HANDLER_TIMEOUT = 504
+
+
+class _Incoming:
+    """A request that is being handled or waits for it."""
+
+    __slots__ = ("call", "id", "method", "scope")
+
+    def __init__(self, request: Request, call: Call) -> None:
+        self.id = request.id
+        self.method = request.method
+        self.call = call
+        self.scope = trio.CancelScope()
+
+
+class Handlers:
+    """Everything that one peer is working on for the other side.
+
+    Args:
+        channel: Where the answers go.
+        max_handlers: Requests that are handled at a time.
+        max_queued: Requests that wait for a handler.
+        max_notifications: Notifications that wait for their handlers.
+        expose_errors: Whether the text of a handler's exception goes out.
+        reporter: Where faults go.
+    """
+
+    def __init__(
+        self,
+        channel: MessageChannel,
+        *,
+        max_handlers: int,
+        max_queued: int,
+        max_notifications: int,
+        expose_errors: bool,
+        reporter: Reporter,
+    ) -> None:
+        self._channel = channel
+        self._max_handlers = max_handlers
+        self._max_queued = max_queued
+        self._max_notifications = max_notifications
+        self._expose_errors = expose_errors
+        self._report = reporter
+        self._nursery: trio.Nursery | None = None
+        self._by_id: dict[RequestId, _Incoming] = {}
+        self._waiting: deque[_Incoming] = deque()
+        self._notifications: deque[Callable[[], Awaitable[object]]] = deque()
+        self._notifying = False
+        self._idle: trio.Event | None = None
+        self.running = 0
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a handler."""
+        return len(self._waiting)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the next request must be refused."""
+        return self.running >= self._max_handlers and len(self._waiting) >= self._max_queued
+
+    def __contains__(self, request_id: RequestId) -> bool:
+        return request_id in self._by_id
+
+    def begin(self, nursery: trio.Nursery) -> None:
+        """Say where the tasks run."""
+        self._nursery = nursery
+
+    # -- from the reader; nothing here waits -----------------------------------------
+
+    def add(self, request: Request, call: Call) -> None:
+        """Handle a request, now or when there is a free handler."""
+        incoming = self._by_id[request.id] = _Incoming(request, call)
+        if self.running >= self._max_handlers:
+            self._waiting.append(incoming)
+        else:
+            self._start(incoming)
+
+    def cancel(self, request_id: RequestId) -> bool:
+        """Cancel a request at the other side's wish; False if that cannot be."""
+        incoming = self._by_id.get(request_id)
+        # 2025-11-25, cancellation: "The initialize request MUST NOT be cancelled".
+        if incoming is None or incoming.method == "initialize":
+            return False
+        incoming.scope.cancel()
+        if incoming in self._waiting:
+            self._waiting.remove(incoming)
+            del self._by_id[request_id]
+        return True
+
+    def add_notification(self, work: Callable[[], Awaitable[object]]) -> bool:
+        """Run this after the notifications that came before; False when there is no room."""
+        if len(self._notifications) >= self._max_notifications:
+            return False
+        self._notifications.append(work)
+        if not self._notifying:
+            assert self._nursery is not None
+            self._notifying = True
+            self._nursery.start_soon(self._run_notifications)
+        return True
+
+    def cancel_all(self) -> None:
+        """Stop everything; nothing is answered any more."""
+        self._waiting.clear()
+        self._notifications.clear()
+        for incoming in self._by_id.values():
+            incoming.scope.cancel()
+
+    async def drain(self, seconds: float) -> None:
+        """Wait until nothing is left to do, at most so long."""
+        if self.running or self._notifying:
+            self._idle = trio.Event()
+            with trio.move_on_after(seconds):
+                await self._idle.wait()
+
+    async def guard(self, work: Callable[[], Awaitable[object]], what: str) -> None:
+        """Run something whose exceptions are reported, not raised."""
+        try:
+            await work()
+        except GONE:
+            pass  # the reader sees that the channel is gone, and says so
+        except Exception as error:
+            self._report("handler.failed", f"{what} failed: {error!r}", error)
+
+    # -- the tasks ------------------------------------------------------------------
+
+    async def _run_notifications(self) -> None:
+        """Run notification handlers, one after the other; ends when none is left."""
+        while self._notifications:
+            await self.guard(self._notifications.popleft(), "a notification's handler")
+        self._notifying = False
+        self._note_idle()
+
+    def _start(self, incoming: _Incoming) -> None:
+        assert self._nursery is not None
+        self.running += 1
+        self._nursery.start_soon(self._handle, incoming)
+
+    async def _handle(self, incoming: _Incoming) -> None:
+        try:
+            with incoming.scope:
+                await self._send_answer(incoming, await self._answer(incoming))
+        finally:
+            del self._by_id[incoming.id]
+            self.running -= 1
+            if self._waiting:
+                self._start(self._waiting.popleft())
+            elif not self.running:
+                self._note_idle()
+
+    def _note_idle(self) -> None:
+        if self._idle is not None and not self.running and not self._notifying:
+            self._idle.set()
+
+    async def _answer(self, incoming: _Incoming) -> Response | ErrorResponse:
+        call = incoming.call
+        try:
+            if call.deadline == math.inf:
+                result = await call.run()
+            else:
+                with trio.move_on_after(call.deadline) as scope:
+                    result = await call.run()
+                if scope.cancelled_caught:
+                    text = f"{incoming.method} did not finish within {call.deadline:g} s"
+                    error_ = ErrorObject(int(PeerErrorCode.HANDLER_TIMEOUT), text)
+                    return ErrorResponse(incoming.id, error_)
+        except RpcError as error:
+            return ErrorResponse(incoming.id, error_object(error))
+        except msgspec.ValidationError as error:
+            text = f"Invalid params: {error}"
+            return ErrorResponse(incoming.id, ErrorObject(int(ErrorCode.INVALID_PARAMS), text))
+        except Exception as error:
+            return self._failed(incoming, error)
+        if isinstance(result, Response):  # a foreign dispatcher's: the id is ours
+            result = result.result
+        elif isinstance(result, ErrorResponse):
+            return ErrorResponse(incoming.id, result.error)
+        if result is None:
+            text = "The handler gave no result"
+            self._report("handler.failed", f"{text}: {incoming.method!r}", None)
+            return ErrorResponse(incoming.id, ErrorObject(int(ErrorCode.INTERNAL_ERROR), text))
+        return Response(incoming.id, result)
+
+    def _failed(self, incoming: _Incoming, error: Exception) -> ErrorResponse:
+        lone: BaseException = error
+        while isinstance(lone, BaseExceptionGroup) and len(lone.exceptions) == 1:
+            lone = lone.exceptions[0]
+        if isinstance(lone, RpcError):  # out of a nursery of the handler's
+            return ErrorResponse(incoming.id, error_object(lone))
+        self._report("handler.failed", f"the handler of {incoming.method!r} failed", error)
+        if self._expose_errors:
+            text = f"{type(lone).__name__}: {lone}"
+            return ErrorResponse(incoming.id, ErrorObject(int(ErrorCode.INTERNAL_ERROR), text))
+        return ErrorResponse(incoming.id, INTERNAL_ERROR)
+
+    async def _send_answer(self, incoming: _Incoming, answer: Response | ErrorResponse) -> None:
+        try:
+            await self._channel.send(answer)
+        except GONE:
+            pass  # a side that goes away before its answer is an ordinary thing
+        except MessageTooLarge as error:
+            self._report("handler.failed", f"the answer to {incoming.method!r}: {error}", error)
+            text = f"The result is too large: {error}"
+            await self._send_error(incoming, ErrorObject(int(ErrorCode.INTERNAL_ERROR), text))
+        except ENCODE_FAULTS as error:
+            self._report("handler.failed", f"the result of {incoming.method!r} is no JSON", error)
+            await self._send_error(incoming, INTERNAL_ERROR)
+
+    async def _send_error(self, incoming: _Incoming, error: ErrorObject) -> None:
+        try:
+            await self._channel.send(ErrorResponse(incoming.id, error))
+        except (*GONE, MessageTooLarge):
+            pass  # not even a text as short as this one is allowed
+
+
+def error_object(error: RpcError) -> ErrorObject:
+    """The error object that carries an `RpcError`."""
+    return ErrorObject(int(error.code), error.message, UNSET if error.data is None else error.data)

@@ -1,0 +1,620 @@
+"""One side of a JSON-RPC conversation on a channel: requests out, handlers in.
+
+Applications use a `Peer` directly; `Router` says what it answers, `negotiate` makes an MCP
+client of it.
+
+Theory of operation. One task reads the channel and never waits for anything else: not for
+a send (what it must say itself goes through the channel's control lane), not for a free
+handler, not for the application. Whoever waits for an answer is parked and woken by the
+reader. Each request that comes in runs in a task of its own, which also sends the answer,
+inside of the cancel scope that the other side's `notifications/cancelled` cancels: an
+answer is therefore sent whole or not at all. When reading ends, for whatever reason, the
+reader's task takes the peer down: requests in flight fail with the cause, handlers may
+finish within `drain`, the channel is closed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable, Mapping
+from types import TracebackType
+from typing import Self, TypeVar, overload
+
+import msgspec
+import trio
+from msgspec import UNSET, Raw
+
+from .abc import (
+    ChannelBroken,
+    ChannelEvent,
+    ChannelState,
+    ConnectionLost,
+    EventHandler,
+    MessageChannel,
+)
+from .conversation import Conversation, Dispatcher, PeerStatistics, RequestPolicy
+from .errors import LocalProtocolError, MessageTooLarge, RequestTimeout, RpcError
+from .handlers import ENCODE_FAULTS, GONE, INTERNAL_ERROR, Handlers, PeerErrorCode, error_object
+from .jsonrpc import (
+    ErrorCode,
+    ErrorObject,
+    ErrorResponse,
+    Message,
+    Notification,
+    Request,
+    RequestId,
+    Response,
+)
+from .limits import (
+    DEFAULT_DRAIN_SECONDS,
+    DEFAULT_MAX_HANDLERS,
+    DEFAULT_MAX_QUEUED_NOTIFICATIONS,
+    DEFAULT_MAX_QUEUED_REQUESTS,
+    DEFAULT_MAX_REQUEST_TIMEOUT,
+)
+from .pending import Pending, PendingTable, Progress, ProgressParams
+from .reporting import report
+from .sansio.eras import Negotiated
+from .sansio.metadata import as_raw, read_subscription_id, with_meta
+
+__all__ = ["Peer", "PeerErrorCode", "PeerStatistics"]
+
+T = TypeVar("T")
+
+
+class _Cancelled(msgspec.Struct):
+    requestId: RequestId  # ruff: ignore[mixed-case-variable-in-class-scope] (the wire's name)
+    reason: str | None = None
+
+
+class Peer:
+    """One side of a conversation: sends requests, runs handlers for those that come.
+
+    Use it as ``async with Peer(channel, router) as peer:``, which runs its tasks in a
+    nursery of its own and closes the channel at the end, or ``await Peer(channel,
+    router).run()`` where the other side decides when it ends. What the block raises leaves
+    it as it is. A peer is used once.
+
+    Args:
+        channel: The channel, which from here on belongs to the peer.
+        router: What answers requests; without one they are answered with -32601.
+        request_timeout: Seconds to wait for an answer; by default the channel's option.
+        max_handlers: Requests that are handled at a time.
+        max_queued: Requests that wait for a handler; more are refused at once with
+            `PeerErrorCode.TOO_MANY_REQUESTS`.
+        drain: Seconds that handlers may run on after the other side's end.
+        expose_errors: Whether the text of a handler's exception goes out in the answer.
+        on_event: Gets the faults that no caller sees; without one they are logged:
+            ``handler.failed``, ``answer.late``, ``answer.unknown``,
+            ``notification.dropped``, ``request.refused``, ``callback.failed``.
+    """
+
+    def __init__(
+        self,
+        channel: MessageChannel,
+        router: Dispatcher | None = None,
+        *,
+        request_timeout: float | None = None,
+        max_handlers: int = DEFAULT_MAX_HANDLERS,
+        max_queued: int = DEFAULT_MAX_QUEUED_REQUESTS,
+        drain: float = DEFAULT_DRAIN_SECONDS,
+        expose_errors: bool = False,
+        on_event: EventHandler | None = None,
+    ) -> None:
+        if max_handlers < 1 or max_queued < 0:
+            raise ValueError("max_handlers must be at least 1, max_queued at least 0")
+        if request_timeout is None:
+            request_timeout = channel.options.request_timeout
+        self.channel = channel
+        self.negotiated: Negotiated | None = None
+        self._request_timeout = request_timeout
+        self._drain = drain
+        self._on_event = on_event
+        self._policy: RequestPolicy | None = None
+        self._pending = PendingTable()
+        self._handlers = Handlers(
+            channel,
+            max_handlers=max_handlers,
+            max_queued=max_queued,
+            max_notifications=DEFAULT_MAX_QUEUED_NOTIFICATIONS,
+            expose_errors=expose_errors,
+            reporter=self.report,
+        )
+        self._listening = 0
+        self._end: Exception | None = None
+        self._closed = trio.Event()
+        self._manager = trio.open_nursery()
+        self._nursery: trio.Nursery | None = None
+        self._sent = self._received = self._refused = 0
+        self._late = self._unknown = 0
+        self._progress_dropped = self._notifications_dropped = self._cancels_ignored = 0
+        self.conversation: Conversation | None = None if router is None else router.join(self)
+
+    # -- life -----------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        """Start reading."""
+        if self._nursery is not None:
+            raise LocalProtocolError("a peer is used once")
+        self._nursery = await self._manager.__aenter__()
+        self._handlers.begin(self._nursery)
+        self._nursery.start_soon(self._read)
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Fail what is in flight, cancel the handlers, close the channel."""
+        assert self._nursery is not None
+        self._finish(trio.ClosedResourceError("this side closed the peer"))
+        try:
+            if not self._closed.is_set():
+                self._handlers.cancel_all()
+                await self.channel.aclose()
+        finally:
+            self._closed.set()
+            self._nursery.cancel_scope.cancel()
+            try:
+                await self._manager.__aexit__(None, None, None)
+            except BaseExceptionGroup as group:
+                # Background tasks record what happens to them; what comes here is a
+                # KeyboardInterrupt or the cancellation of a scope around the peer.
+                serious = group.split(trio.Cancelled)[1]
+                if serious is not None:
+                    while len(serious.exceptions) == 1:
+                        (lone,) = serious.exceptions
+                        if not isinstance(lone, BaseExceptionGroup):
+                            raise lone from None
+                        serious = lone
+                    raise serious from None
+                if exc is None:
+                    raise
+
+    async def run(self) -> None:
+        """Serve until the conversation ends; for a side that only answers.
+
+        Returns after the other side's EOF, once the handlers are done and the channel is
+        closed.
+
+        Raises:
+            ChannelBroken: The channel failed.
+        """
+        async with self:
+            await self.wait_closed()
+        if isinstance(self._end, ChannelBroken) and self.channel.failure is not None:
+            raise self._end.again() from self._end
+
+    async def wait_closed(self) -> None:
+        """Wait until the conversation has ended, whoever ended it, and why."""
+        await self._closed.wait()
+
+    def statistics(self) -> PeerStatistics:
+        """The counters now."""
+        return PeerStatistics(
+            requests_sent=self._sent,
+            requests_received=self._received,
+            requests_refused=self._refused,
+            requests_pending=len(self._pending),
+            handlers_running=self._handlers.running,
+            handlers_waiting=self._handlers.waiting,
+            answers_late=self._late,
+            answers_unknown=self._unknown,
+            progress_dropped=self._progress_dropped,
+            notifications_dropped=self._notifications_dropped,
+            cancels_ignored=self._cancels_ignored,
+        )
+
+    def report(self, name: str, message: str, error: BaseException | None = None) -> None:
+        """Report a fault that no caller sees."""
+        report(
+            self._on_event,
+            ChannelEvent(name=name, message=message, error=error, context=self.channel.context),
+        )
+
+    def start_soon(self, work: Callable[[], Awaitable[object]], what: str) -> None:
+        """Run something until the peer ends; an exception is reported, not raised.
+
+        Raises:
+            trio.ClosedResourceError: The peer is not running.
+        """
+        if self._nursery is None or self._closed.is_set():
+            raise trio.ClosedResourceError("the peer is not running")
+        self._nursery.start_soon(self._handlers.guard, work, what)
+
+    # -- requests out ---------------------------------------------------------------
+
+    def adopt(self, negotiated: Negotiated, policy: RequestPolicy | None) -> None:
+        """Take on what `negotiate` found out; from now on requests follow it."""
+        self.negotiated = negotiated
+        self._policy = policy
+        if negotiated.revision == "2025-03-26" and hasattr(self.channel, "accept_batches"):
+            # Of all revisions only 2025-03-26 has batches: implementations "MUST support
+            # receiving JSON-RPC batches".
+            self.channel.accept_batches = True
+
+    @overload
+    async def request(
+        self,
+        method: str,
+        params: object = None,
+        *,
+        result_type: type[T],
+        timeout: float | None = None,  # ruff: ignore[async-function-with-timeout]
+        max_timeout: float | None = None,
+        on_progress: Callable[[Progress], object] | None = None,
+        on_notification: Callable[[Notification], object] | None = None,
+        id: RequestId | None = None,
+        meta: Mapping[str, object] | None = None,
+    ) -> T: ...
+
+    @overload
+    async def request(
+        self,
+        method: str,
+        params: object = None,
+        *,
+        result_type: None = None,
+        timeout: float | None = None,  # ruff: ignore[async-function-with-timeout]
+        max_timeout: float | None = None,
+        on_progress: Callable[[Progress], object] | None = None,
+        on_notification: Callable[[Notification], object] | None = None,
+        id: RequestId | None = None,
+        meta: Mapping[str, object] | None = None,
+    ) -> Raw: ...
+
+    async def request(
+        self,
+        method: str,
+        params: object = None,
+        *,
+        result_type: type[T] | None = None,
+        timeout: float | None = None,  # ruff: ignore[async-function-with-timeout] (progress moves it)
+        max_timeout: float | None = None,
+        on_progress: Callable[[Progress], object] | None = None,
+        on_notification: Callable[[Notification], object] | None = None,
+        id: RequestId | None = None,  # ruff: ignore[builtin-argument-shadowing]
+        meta: Mapping[str, object] | None = None,
+    ) -> T | Raw:
+        """Send a request and wait for its result. Any number of tasks may do so.
+
+        Cancelling the call tells the other side to stop (never for `initialize`) and
+        forgets the request. After `negotiate` found a modern server, the protocol's
+        `_meta` is added, and what a server asks for with `input_required` is answered by
+        this peer's own router, after which the request is sent anew: `timeout` is that of
+        each sending.
+
+        Args:
+            method: The method's name.
+            params: A mapping, or anything that msgspec encodes as an object or array;
+                None for none.
+            result_type: What to decode the result into; without it the raw JSON comes.
+            timeout: Seconds without an answer; `request_timeout` by default, `math.inf`
+                for none. Progress starts it anew.
+            max_timeout: Seconds in spite of all progress. By default 600, or `timeout`
+                where that is longer.
+            on_progress: Called with each `Progress`. It runs in the reader: it must be
+                quick and must not block.
+            on_notification: Called, likewise, with each notification that belongs to this
+                request: progress, messages of its subscription, and log messages while
+                it is the only request in flight.
+            id: The request's id; by default a number of the peer's own.
+            meta: Keys for `_meta` of the params.
+
+        Raises:
+            RpcError: The other side answered with an error.
+            RequestTimeout: There was no answer in time; the other side was told.
+            RequestIdInUse: An earlier request with this id was not answered.
+            MessageTooLarge: The request is over the channel's limit.
+            ConnectionLost: The other side ended the conversation first.
+            ChannelBroken: The channel failed; the cause is chained.
+            trio.ClosedResourceError: This side closed the peer.
+            InvalidResult: The result breaks the negotiated revision.
+            msgspec.ValidationError: The result is not of `result_type`.
+        """
+        if timeout is None:
+            timeout = self._request_timeout
+        if max_timeout is None:
+            max_timeout = max(timeout, DEFAULT_MAX_REQUEST_TIMEOUT)
+        policy = self._policy
+        round_ = 0
+        while True:
+            sending = params if policy is None else policy.prepare(params)
+            if meta is not None:
+                sending = with_meta(sending, meta)
+            raw = await self._exchange(
+                method, sending, timeout, max_timeout, on_progress, on_notification, id
+            )
+            if policy is None:
+                break
+            retry = await policy.follow_up(method, params, raw, round_)
+            if retry is None:
+                break
+            # MCP patterns/mrtr: "The JSON-RPC id MUST be different between the initial
+            # request and the retry".
+            params, id, round_ = retry, None, round_ + 1  # ruff: ignore[builtin-variable-shadowing]
+        return raw if result_type is None else msgspec.json.decode(raw, type=result_type)
+
+    async def _exchange(
+        self,
+        method: str,
+        params: object,
+        timeout: float,  # ruff: ignore[async-function-with-timeout]
+        max_timeout: float,
+        on_progress: Callable[[Progress], object] | None,
+        on_notification: Callable[[Notification], object] | None,
+        request_id: RequestId | None,
+    ) -> Raw:
+        """One request, one answer."""
+        self._check_open()
+        pending = self._pending.enter(request_id, method)
+        sent = False
+        try:
+            if on_progress is not None or on_notification is not None:
+                params = self._watch(pending, params, on_progress, on_notification)
+            message = Request(pending.id, method, UNSET if params is None else params)
+            if timeout == max_timeout == math.inf:
+                await self.channel.send(message)
+                sent = True
+                self._sent += 1
+                await pending.wait()
+            else:
+                now = trio.current_time()
+                pending.timeout, pending.latest = timeout, now + max_timeout
+                with trio.CancelScope(deadline=now + min(timeout, max_timeout)) as pending.scope:
+                    await self.channel.send(message)
+                    sent = True
+                    self._sent += 1
+                    await pending.wait()
+        finally:
+            if on_notification is not None:
+                self._listening -= 1
+            if pending.outcome is None:
+                self._pending.give_up(pending, was_sent=sent)
+                if sent:
+                    self._tell_cancelled(pending)
+        outcome = pending.outcome
+        if type(outcome) is Response:
+            return as_raw(outcome.result)
+        if type(outcome) is ErrorResponse:
+            raise outcome.as_exception()
+        if outcome is None:
+            # MCP patterns/cancellation: "the sender SHOULD cancel the request and stop
+            # waiting for a response".
+            raise RequestTimeout(f"no answer to {method} within {timeout:g} s")
+        assert isinstance(outcome, Exception)
+        raise self._fresh(outcome) from outcome
+
+    def _watch(
+        self,
+        pending: Pending,
+        params: object,
+        on_progress: Callable[[Progress], object] | None,
+        on_notification: Callable[[Notification], object] | None,
+    ) -> object:
+        """Ask for progress in the params, and note who wants it."""
+        pending.on_progress, pending.on_notification = on_progress, on_notification
+        if on_notification is not None:
+            self._listening += 1
+        if on_progress is None:
+            return params
+        return with_meta(params, {"progressToken": self._pending.reserve_token(pending)})
+
+    def _tell_cancelled(self, pending: Pending) -> None:
+        # 2025-11-25, cancellation: "The initialize request MUST NOT be cancelled by clients".
+        if pending.method == "initialize":
+            return
+        try:
+            self.channel.send_control(
+                Notification("notifications/cancelled", {"requestId": pending.id})
+            )
+        except (*GONE, MessageTooLarge):
+            pass  # nobody is there to be told
+
+    async def notify(self, method: str, params: object = None) -> None:
+        """Send a notification.
+
+        A checkpoint; `Cancelled` means that nothing was sent.
+
+        Raises:
+            MessageTooLarge: It is over the channel's limit.
+            ChannelBroken: The channel failed.
+            trio.ClosedResourceError: This side closed the peer.
+        """
+        await self.channel.send(Notification(method, UNSET if params is None else params))
+
+    def _check_open(self) -> None:
+        if self._nursery is None:
+            raise LocalProtocolError("the peer is not running: use `async with`")
+        if self._end is not None:
+            raise self._fresh(self._end) from self._end
+
+    @staticmethod
+    def _fresh(cause: Exception) -> Exception:
+        """An exception of the waiter's own, to be raised `from` the one cause."""
+        if isinstance(cause, ChannelBroken):
+            return cause.again()
+        return trio.ClosedResourceError(*cause.args)
+
+    # -- the reader -----------------------------------------------------------------
+
+    async def _read(self) -> None:
+        receive_many = self.channel.receive_many
+        deliver = self._deliver
+        try:
+            while True:
+                for message in await receive_many():
+                    deliver(message)
+        except trio.EndOfChannel:
+            cause: Exception = ConnectionLost("the other side ended the conversation")
+        except ChannelBroken as error:
+            cause = error
+        except trio.ClosedResourceError:
+            cause = trio.ClosedResourceError("this side closed the channel")
+        self._finish(cause)
+        if self.channel.state is ChannelState.CONNECTED:
+            await self._handlers.drain(self._drain)
+        self._handlers.cancel_all()
+        await self.channel.aclose()
+        self._closed.set()
+
+    def _finish(self, cause: Exception) -> None:
+        """Fail what waits for answers, with the first cause; end what is endless."""
+        if self._end is None:
+            self._end = cause
+            self._pending.fail_all(cause)
+            if self.conversation is not None:
+                self.conversation.end()
+
+    def _deliver(self, message: Message) -> None:
+        """Take one message. Everything in here is synchronous and must not raise."""
+        kind = type(message)
+        if kind is Response or kind is ErrorResponse:
+            self._deliver_answer(message)  # type: ignore[arg-type]
+        elif kind is Request:
+            self._received += 1
+            self._deliver_request(message)  # type: ignore[arg-type]
+        else:
+            self._deliver_notification(message)  # type: ignore[arg-type]
+
+    def _deliver_answer(self, answer: Response | ErrorResponse) -> None:
+        request_id = answer.id
+        pending = None if request_id is None else self._pending.take(request_id)
+        if pending is not None:
+            pending.finish(answer)
+        elif self._pending.is_late(request_id):
+            self._late += 1
+            self.report("answer.late", f"the answer to request {request_id!r} came too late")
+        else:
+            self._unknown += 1
+            self.report("answer.unknown", f"an answer to {request_id!r}, which was not asked")
+
+    def _deliver_request(self, request: Request) -> None:
+        if request.id in self._handlers:
+            # The first one must not notice.
+            self._refuse(request, ErrorCode.INVALID_REQUEST, "this id is of a request in work")
+            return
+        negotiated = self.negotiated
+        if negotiated is not None and negotiated.era == "modern":
+            # MCP stdio: the client "MUST NOT write JSON-RPC responses", as the server "MUST
+            # NOT write JSON-RPC requests".
+            self._refused += 1
+            self.report("request.refused", f"the server sent a request: {request.method[:100]!r}")
+            return
+        if self._handlers.is_full:
+            self._refuse(request, PeerErrorCode.TOO_MANY_REQUESTS, "Too many requests")
+            return
+        if self.conversation is None:
+            # A legacy client answers pings, whatever else it can do.
+            if request.method == "ping" and negotiated is not None:
+                self._send_control(Response(request.id, {}))
+            else:
+                self._refuse(request, ErrorCode.METHOD_NOT_FOUND, "Method not found")
+            return
+        params = request.params
+        try:
+            if params is not UNSET and type(params) is not Raw:
+                # Came by reference: handlers see the same as from a wire.
+                request = Request(request.id, request.method, as_raw(params))
+            call = self.conversation.receive_request(request)
+        except RpcError as error:
+            self._refused += 1
+            self._send_control(ErrorResponse(request.id, error_object(error)))
+            return
+        except ENCODE_FAULTS as error:
+            self._refuse(request, ErrorCode.INVALID_PARAMS, f"params are no JSON: {error}")
+            return
+        self._handlers.add(request, call)
+
+    def _refuse(self, request: Request, code: int, message: str) -> None:
+        self._refused += 1
+        self._send_control(ErrorResponse(request.id, ErrorObject(code, message)))
+
+    def _send_control(self, message: Message) -> None:
+        try:
+            self.channel.send_control(message)
+        except GONE:
+            pass  # the next receive says so
+        except MessageTooLarge:
+            assert isinstance(message, ErrorResponse)  # it carried data or a long text
+            self._send_control(ErrorResponse(message.id, INTERNAL_ERROR))
+
+    def _deliver_notification(self, notification: Notification) -> None:
+        method = notification.method
+        if method == "notifications/cancelled":
+            self._deliver_cancelled(notification)
+            return
+        if method == "notifications/progress":
+            self._deliver_progress(notification)
+            return
+        if self._listening and self._deliver_related(notification):
+            return
+        if self.conversation is None:
+            return  # JSON-RPC 2.0, section 4.1: nobody is told about a notification's fate
+        try:
+            if notification.params is not UNSET and type(notification.params) is not Raw:
+                notification = Notification(method, as_raw(notification.params))
+            work = self.conversation.receive_notification(notification)
+        except ENCODE_FAULTS as error:
+            self.report("handler.failed", f"params of {method[:100]!r} are no JSON", error)
+            return
+        if not self._handlers.add_notification(work):
+            self._notifications_dropped += 1
+            self.report("notification.dropped", f"no room for {method[:100]!r}: handlers are slow")
+
+    def _deliver_cancelled(self, notification: Notification) -> None:
+        # MCP patterns/cancellation: "Invalid cancellation notifications SHOULD be ignored".
+        try:
+            request_id = notification.params_as(_Cancelled).requestId
+        except msgspec.DecodeError:
+            self._cancels_ignored += 1
+            return
+        if self.negotiated is not None and self.negotiated.era == "modern":
+            pending = self._pending.get(request_id)
+            if pending is not None and pending.on_notification is not None:
+                # "A server MUST send notifications/cancelled referencing a
+                # subscriptions/listen request ID when it tears down that subscription".
+                self._call_back(pending.on_notification, notification)
+                return
+        if not self._handlers.cancel(request_id):
+            self._cancels_ignored += 1
+
+    def _deliver_progress(self, notification: Notification) -> None:
+        try:
+            params = notification.params_as(ProgressParams)
+        except msgspec.DecodeError:
+            pending = None
+        else:
+            pending = self._pending.progress(params)
+        if pending is None:
+            self._progress_dropped += 1
+            return
+        if pending.on_progress is not None:
+            progress = Progress(params.progress, params.total, params.message)
+            self._call_back(pending.on_progress, progress)
+        if pending.on_notification is not None:
+            self._call_back(pending.on_notification, notification)
+
+    def _deliver_related(self, notification: Notification) -> bool:
+        """Give a notification to the request it belongs to, if one wants it."""
+        pending = None
+        if notification.method == "notifications/message":
+            # Nothing in it says whose it is, so only a lone request may have it.
+            if len(self._pending) == 1:
+                (pending,) = self._pending
+        else:
+            subscription_id = read_subscription_id(notification.params)
+            if subscription_id is not None:
+                pending = self._pending.get(subscription_id)
+        if pending is None or pending.on_notification is None:
+            return False
+        self._call_back(pending.on_notification, notification)
+        return True
+
+    def _call_back(self, callback: Callable[[T], object], value: T) -> None:
+        try:
+            callback(value)
+        except Exception as error:
+            self.report("callback.failed", f"{callback!r} failed: {error!r}", error)
