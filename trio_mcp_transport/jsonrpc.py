@@ -431,8 +431,7 @@ def _deeper_than(data: bytes, limit: int) -> bool:
     if b"\\" in data:
         data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
     bare = data.translate(_ONE_KIND, _NO_BRACKETS)
-    if b'"' in bare:
-        bare = b"".join(bare.split(b'"')[::2])
+    bare = b"".join(bare.split(b'"')[::2])
     depth = 0
     for start in range(0, len(bare), _DEPTH_CHUNK):
         chunk = bare[start : start + _DEPTH_CHUNK]
