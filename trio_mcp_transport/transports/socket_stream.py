@@ -1,0 +1,226 @@
+"""A byte stream over a connected socket: TCP and Unix stand on it.
+
+Unlike `trio.SocketStream` it sets no socket option by itself (so ``nodelay=False`` is
+what it says), can write without waiting and close without waiting. It works on the
+operating system's socket directly, with the same promises as Trio's: each call is
+exactly one checkpoint or more, and a cancelled `receive_some` has read nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Sequence
+from typing import NoReturn
+
+import trio
+
+from ..errors import ConnectFailed
+from ..limits import READ_CHUNK_BYTES
+
+__all__ = ["SocketStream", "connect_failed", "set_buffer_size", "take_socket"]
+
+#: The descriptor is gone: this side closed it (ENOTSOCK is what Windows says).
+_CLOSED_ERRNOS = frozenset({errno.EBADF, errno.ENOTSOCK})
+
+
+def take_socket(sock: trio.socket.SocketType) -> socket.socket:
+    """The operating system's socket out of a Trio socket, which is empty afterwards."""
+    family, type_, proto = sock.family, sock.type, sock.proto
+    return socket.socket(family, type_, proto, fileno=sock.detach())
+
+
+def set_buffer_size(sock: socket.socket, size: int | None) -> None:
+    """Set both of the kernel's buffers; None leaves them alone.
+
+    Linux doubles the value for its own bookkeeping and silently stops at
+    ``net.core.wmem_max`` and ``rmem_max`` (socket(7)).
+    """
+    if size is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+
+
+def connect_failed(what: str, error: OSError | UnicodeError) -> ConnectFailed:
+    """The exception to raise `from` the error: what was tried, why not, and its errno.
+
+    Where several addresses were tried in parallel, it names each reason once.
+    """
+    reasons: Sequence[BaseException] = [error]
+    if isinstance(error.__cause__, BaseExceptionGroup):
+        reasons = error.__cause__.exceptions
+    texts = [getattr(reason, "strerror", None) or str(reason) for reason in reasons]
+    failed = ConnectFailed(f"{what}: {'; '.join(dict.fromkeys(texts))}")
+    if isinstance(reasons[0], OSError):
+        failed.errno = reasons[0].errno
+    return failed
+
+
+class SocketStream(trio.abc.HalfCloseableStream):
+    """A stream over a connected SOCK_STREAM socket, which it owns from now on.
+
+    Args:
+        sock: Connected; is made non-blocking. Its options are left as they are.
+
+    Attributes:
+        socket: The socket, for its options and addresses.
+
+    Raises:
+        ValueError: It is no SOCK_STREAM socket.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        if sock.type != socket.SOCK_STREAM:
+            raise ValueError(f"SocketStream needs a SOCK_STREAM socket, not {sock.type!r}")
+        sock.setblocking(False)
+        self.socket = sock
+        self._sending = False
+        self._eof_sent = False
+
+    def __repr__(self) -> str:
+        return f"<SocketStream {self.socket!r}>"
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Read what is there, waiting for the first byte; ``b""`` is the end.
+
+        Args:
+            max_bytes: At most so many; 64 KiB by default.
+
+        Raises:
+            trio.BrokenResourceError: The connection failed.
+            trio.ClosedResourceError: This side closed the stream, now or before.
+            trio.BusyResourceError: Another task is receiving.
+        """
+        if max_bytes is None:
+            max_bytes = READ_CHUNK_BYTES
+        elif max_bytes < 1:
+            raise ValueError("max_bytes must be at least 1")
+        await trio.lowlevel.checkpoint_if_cancelled()
+        try:
+            data = self.socket.recv(max_bytes)
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            _raise_for(error)
+        else:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            return data
+        while True:
+            await trio.lowlevel.wait_readable(self.socket)
+            try:
+                return self.socket.recv(max_bytes)
+            except BlockingIOError:  # readiness may be spurious
+                continue
+            except OSError as error:
+                _raise_for(error)
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Write everything. If cancelled, an unknown part of it was written.
+
+        Raises:
+            trio.BrokenResourceError: The connection failed.
+            trio.ClosedResourceError: This side closed the stream or sent EOF.
+            trio.BusyResourceError: Another task is sending.
+        """
+        self._check_can_send()
+        self._sending = True
+        try:
+            with memoryview(data) as view, view.cast("B") as octets:
+                await self._send_octets(octets)
+        finally:
+            self._sending = False
+
+    async def _send_octets(self, octets: memoryview) -> None:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        sent, total, waited = 0, len(octets), False
+        while sent < total:
+            try:
+                with octets[sent:] as rest:
+                    sent += self.socket.send(rest)
+            except BlockingIOError:
+                await trio.lowlevel.wait_writable(self.socket)
+                waited = True
+            except OSError as error:
+                _raise_for(error)
+        if not waited:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Wait until the operating system would take at least some bytes.
+
+        Raises:
+            trio.BrokenResourceError: The connection failed.
+            trio.ClosedResourceError: This side closed the stream, now or before.
+            trio.BusyResourceError: Another task is sending.
+        """
+        self._check_can_send(after_eof=True)
+        self._sending = True
+        try:
+            await trio.lowlevel.wait_writable(self.socket)
+        finally:
+            self._sending = False
+
+    def send_nowait(self, data: bytes | bytearray | memoryview) -> int:
+        """Write what fits now, without waiting; no checkpoint.
+
+        Returns:
+            How many bytes were written; 0 when it would block.
+
+        Raises:
+            trio.BrokenResourceError: The connection failed.
+            trio.ClosedResourceError: This side closed the stream or sent EOF.
+            trio.BusyResourceError: A task is sending.
+        """
+        self._check_can_send()
+        if not data:
+            return 0
+        try:
+            return self.socket.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            _raise_for(error)
+
+    async def send_eof(self) -> None:
+        """Half-close: the peer reads the end, and can still send. Idempotent.
+
+        Raises:
+            trio.BrokenResourceError: The connection failed.
+            trio.ClosedResourceError: This side closed the stream.
+            trio.BusyResourceError: Another task is sending.
+        """
+        self._check_can_send(after_eof=True)
+        await trio.lowlevel.checkpoint()
+        self._check_can_send(after_eof=True)
+        if self._eof_sent:
+            return
+        try:
+            self.socket.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            _raise_for(error)
+        self._eof_sent = True
+
+    def close(self) -> None:
+        """Close at once; tasks that wait here get `ClosedResourceError`. Idempotent."""
+        if self.socket.fileno() != -1:
+            trio.lowlevel.notify_closing(self.socket)
+            self.socket.close()
+
+    async def aclose(self) -> None:
+        """Close, then checkpoint. Idempotent; closes in a cancelled scope as well."""
+        self.close()
+        await trio.lowlevel.checkpoint()
+
+    def _check_can_send(self, *, after_eof: bool = False) -> None:
+        if self._sending:
+            raise trio.BusyResourceError("another task is sending on this socket")
+        if self.socket.fileno() == -1:
+            raise trio.ClosedResourceError("this side closed the socket")
+        if self._eof_sent and not after_eof:
+            raise trio.ClosedResourceError("this side sent EOF")
+
+
+def _raise_for(error: OSError) -> NoReturn:
+    if error.errno in _CLOSED_ERRNOS:
+        raise trio.ClosedResourceError("this side closed the socket") from None
+    raise trio.BrokenResourceError(f"the connection failed: {error}") from error
