@@ -45,8 +45,10 @@ class Conversation(Protocol):
             RpcError: It is refused with this.
         """
 
-    def receive_notification(self, notification: Notification) -> Callable[[], Awaitable[object]]:
-        """Take a notification, in order of arrival; return what is to run for it."""
+    def receive_notification(
+        self, notification: Notification
+    ) -> Callable[[], Awaitable[object]] | None:
+        """Take a notification, in order of arrival; return what is to run for it, if any."""
 
     def end(self) -> None:
         """Nothing more will come: end what would otherwise go on for ever."""

@@ -560,7 +560,7 @@ class Peer:
         except ENCODE_FAULTS as error:
             self.report("handler.failed", f"params of {method[:100]!r} are no JSON", error)
             return
-        if not self._handlers.add_notification(work):
+        if work is not None and not self._handlers.add_notification(work):
             self._notifications_dropped += 1
             self.report("notification.dropped", f"no room for {method[:100]!r}: handlers are slow")
 
