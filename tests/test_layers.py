@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1] / PACKAGE
 HOUSE: list[tuple[tuple[str, ...], bool]] = [
     (("__main__", "cli"), True),
     (("interop", "testing"), False),
-    (("__init__", "connect", "installation"), True),
+    (("__init__", "connect", "installation", "registry", "serve"), True),
     (("transports",), False),
     (("peer", "pending", "lifecycle", "router", "hub"), True),
     (("reporting",), False),
@@ -29,6 +29,7 @@ HOUSE: list[tuple[tuple[str, ...], bool]] = [
     (
         (
             "endpoint_parser",
+            "endpoint_schemes",
             "endpoint_values",
             "endpoints",
             "errors",

@@ -7,11 +7,14 @@ on with its work.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+
+import trio
 
 from .abc import ChannelEvent, EventHandler
 from .errors import TransportError
 
-__all__ = ["report"]
+__all__ = ["choose_failure", "flatten", "report", "report_task_failure"]
 
 _logger = logging.getLogger("trio_mcp_transport")
 
@@ -33,3 +36,34 @@ def report(on_event: EventHandler | None, event: ChannelEvent) -> None:
         _logger.warning("%s: %s", event.name, event.message)
     else:
         _logger.error("%s: %s", event.name, event.message, exc_info=event.error)
+
+
+def report_task_failure(error: BaseException, on_event: EventHandler | None) -> None:
+    """Report what a background task raised while something more important was raised."""
+    message = f"a background task raised {type(error).__name__}"
+    report(on_event, ChannelEvent(name="task.failed", message=message, error=error))
+
+
+def flatten(error: BaseException) -> Iterator[BaseException]:
+    """The exceptions inside of a group and its groups; of any other, itself."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from flatten(inner)
+    else:
+        yield error
+
+
+def choose_failure(error: BaseException, on_event: EventHandler | None) -> BaseException:
+    """The one exception that stands for a group; other errors in it are reported.
+
+    What is not an `Exception` (a `KeyboardInterrupt`, say) comes before an error, and that
+    before `trio.Cancelled`.
+    """
+    leaves = list(flatten(error))
+    errors = [leaf for leaf in leaves if isinstance(leaf, Exception)]
+    others = [leaf for leaf in leaves if not isinstance(leaf, Exception | trio.Cancelled)]
+    chosen = (others or errors or leaves)[0]
+    for leaf in errors:
+        if leaf is not chosen:
+            report_task_failure(leaf, on_event)
+    return chosen

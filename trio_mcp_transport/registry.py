@@ -1,0 +1,210 @@
+"""The transports: how an endpoint is connected to, and how one listens at it.
+
+Called by `connect` and `serve`, and by whoever adds a transport. Those of this package
+are imported when they are first used, so that importing the package costs little more
+than importing Trio; how endpoints are parsed is registered one row further down, in
+`endpoint_schemes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Self, TypeAlias, TypedDict, TypeVar, cast
+
+import msgspec
+import trio
+
+from .abc import EventHandler, MessageChannel, MessageListener
+from .endpoint_parser import EndpointSpec, parse_endpoint
+from .endpoint_schemes import register_scheme, unregister_scheme
+from .endpoints import (
+    Endpoint,
+    MemoryEndpoint,
+    ProcessEndpoint,
+    StdioEndpoint,
+    TcpEndpoint,
+    UnixEndpoint,
+)
+from .errors import ConfigurationError
+from .limits import Framing, WhenFull
+
+__all__ = [
+    "ChannelOverrides",
+    "ConnectFunction",
+    "ListenFunction",
+    "TransportRegistration",
+    "connect_endpoint",
+    "listen_endpoint",
+    "register_transport",
+    "resolve_endpoint",
+]
+
+E = TypeVar("E", bound=Endpoint)
+
+#: Makes a channel; its background tasks run in the nursery.
+ConnectFunction: TypeAlias = Callable[
+    [trio.Nursery, E, EventHandler | None], Awaitable[MessageChannel]
+]
+#: Begins to listen.
+ListenFunction: TypeAlias = Callable[[E, EventHandler | None], Awaitable[MessageListener]]
+
+
+class ChannelOverrides(TypedDict, total=False):
+    """The fields of `ChannelOptions`, as keywords: each beats what the endpoint says."""
+
+    framing: Framing
+    max_message_bytes: int
+    outbox_bytes: int
+    when_full: WhenFull
+    connect_timeout: float
+    idle_read_timeout: float
+    write_timeout: float
+    close_timeout: float
+    request_timeout: float
+
+
+_connectors: dict[str, ConnectFunction[Endpoint] | None] = {}
+_listeners: dict[str, ListenFunction[Endpoint] | None] = {}
+
+
+class TransportRegistration:
+    """A transport that was registered; also a context manager that takes it back.
+
+    Attributes:
+        scheme: Its name.
+    """
+
+    def __init__(self, scheme: str) -> None:
+        self.scheme = scheme
+        self._active = True
+
+    def unregister(self) -> None:
+        """Forget the transport. Idempotent; channels that are open go on."""
+        if self._active:
+            self._active = False
+            unregister_scheme(self.scheme)
+            del _connectors[self.scheme], _listeners[self.scheme]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.unregister()
+
+
+def register_transport(
+    scheme: str,
+    parse: Callable[[str, Mapping[str, object]], E],
+    connect: ConnectFunction[E] | None,
+    listen: ListenFunction[E] | None,
+) -> TransportRegistration:
+    """Add a transport, which then works in every function and command, by its scheme.
+
+    Args:
+        scheme: Its name and that of its URLs: lower-case letters, digits, ``+.-``.
+        parse: ``parse(target, parameters)`` makes an endpoint, of a subclass of
+            `Endpoint` whose `scheme` is this one. The target is the text between the
+            colon and the question mark, undecoded; the parameters are a mapping of
+            options, str where they come from text. `read_endpoint` does most of it.
+        connect: ``await connect(nursery, endpoint, on_event)`` returns a channel. It must
+            leave nothing behind when it is cancelled and raise `ConnectFailed` for
+            errors of the operating system; the connect timeout is not its business.
+            None if the transport cannot connect.
+        listen: ``await listen(endpoint, on_event)`` returns a listener, or None if the
+            transport cannot listen.
+
+    Returns:
+        The registration, to take it back; usable as a context manager.
+
+    Raises:
+        ConfigurationError: The scheme is malformed or taken.
+    """
+    register_scheme(scheme, parse)
+    # Only endpoints of that scheme come here, and `parse` made them.
+    _connectors[scheme] = cast("ConnectFunction[Endpoint] | None", connect)
+    _listeners[scheme] = cast("ListenFunction[Endpoint] | None", listen)
+    return TransportRegistration(scheme)
+
+
+async def connect_endpoint(
+    nursery: trio.Nursery, endpoint: Endpoint, on_event: EventHandler | None
+) -> MessageChannel:
+    """Connect with the endpoint's transport, however long that takes.
+
+    Raises:
+        ConfigurationError: Its transport cannot connect.
+        ConnectFailed: There is no connection.
+    """
+    match endpoint:
+        case StdioEndpoint():
+            from .transports import stdio
+
+            return await stdio.connect(nursery, endpoint, on_event)
+        case ProcessEndpoint():
+            from .transports import process
+
+            return await process.connect(nursery, endpoint, on_event)
+        case MemoryEndpoint():
+            from .transports import memory
+
+            return await memory.connect(nursery, endpoint, on_event)
+        case TcpEndpoint():
+            from .transports import tcp
+
+            return await tcp.connect(nursery, endpoint, on_event)
+        case UnixEndpoint():
+            from .transports import unix
+
+            return await unix.connect(nursery, endpoint, on_event)
+    connect = _connectors.get(endpoint.scheme)
+    if connect is None:
+        raise ConfigurationError(f"no transport can connect to {endpoint}")
+    return await connect(nursery, endpoint, on_event)
+
+
+async def listen_endpoint(endpoint: Endpoint, on_event: EventHandler | None) -> MessageListener:
+    """Begin to listen with the endpoint's transport.
+
+    Raises:
+        ConfigurationError: Its transport cannot listen.
+        ConnectFailed: The endpoint cannot be listened at.
+    """
+    match endpoint:
+        case StdioEndpoint():
+            from .transports import stdio
+
+            return await stdio.listen(endpoint, on_event)
+        case ProcessEndpoint():
+            raise ConfigurationError(
+                f"{endpoint}: a child process is connected to; to be served over stdio,"
+                " listen on 'stdio:' inside of it"
+            )
+        case MemoryEndpoint():
+            from .transports import memory
+
+            return await memory.listen(endpoint, on_event)
+        case TcpEndpoint():
+            from .transports import tcp
+
+            return await tcp.listen(endpoint, on_event)
+        case UnixEndpoint():
+            from .transports import unix
+
+            return await unix.listen(endpoint, on_event)
+    listen = _listeners.get(endpoint.scheme)
+    if listen is None:
+        raise ConfigurationError(f"no transport can listen at {endpoint}")
+    return await listen(endpoint, on_event)
+
+
+def resolve_endpoint(spec: EndpointSpec, overrides: ChannelOverrides) -> Endpoint:
+    """Parse an endpoint and set the fields of its options that are given beside it.
+
+    Raises:
+        ConfigurationError: The endpoint or an override is wrong.
+    """
+    endpoint = parse_endpoint(spec)
+    if not overrides:
+        return endpoint
+    options = msgspec.structs.replace(endpoint.options, **overrides)
+    return msgspec.structs.replace(endpoint, options=options)

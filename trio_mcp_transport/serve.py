@@ -1,0 +1,125 @@
+"""Serve channels, or peers, at any number of endpoints.
+
+Called by applications and the command line. It owns listeners and the nurseries that
+connections run in, stops them in order, and keeps exception groups away from the caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import Unpack
+
+import trio
+
+from .abc import ChannelEvent, EventHandler, MessageChannel, MessageListener
+from .endpoint_parser import EndpointSpec
+from .errors import ConfigurationError
+from .limits import DEFAULT_DRAIN_SECONDS, DEFAULT_MAX_CONNECTIONS
+from .registry import ChannelOverrides, listen_endpoint, resolve_endpoint
+from .reporting import choose_failure, report
+
+__all__ = ["serve_channels"]
+
+
+async def serve_channels(
+    handler: Callable[[MessageChannel], Awaitable[object]],
+    *endpoints: EndpointSpec,
+    on_event: EventHandler | None = None,
+    stop: trio.Event | None = None,
+    drain: float = DEFAULT_DRAIN_SECONDS,
+    task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
+    **options: Unpack[ChannelOverrides],
+) -> None:
+    """Listen at endpoints and run ``await handler(channel)`` for each connection.
+
+    Each connection has its own boundary: an exception of its handler is reported as
+    ``handler.failed``, and the others go on. A channel is closed after its handler.
+    ``stdio:`` has one connection, and is done after it. Returns when all endpoints are
+    done; otherwise it serves until `stop` is set or it is cancelled, which aborts all
+    connections.
+
+    Args:
+        handler: Called with each channel.
+        endpoints: Where to listen, at least one. If one fails, none is listened at.
+        on_event: Gets the faults that no caller would see; they are logged without it.
+        stop: Once it is set, nothing more is accepted; handlers that run get `drain`
+            seconds to finish, and what is left is cancelled and reported as
+            ``drain.expired``. Then this returns.
+        drain: Those seconds; `math.inf` waits for every handler.
+        task_status: Started with the endpoints that clients may connect to, in order,
+            with the real addresses and ports, once all of them are listened at.
+        options: Fields of `ChannelOptions`, which beat those of every endpoint.
+
+    Raises:
+        ConfigurationError: An endpoint is wrong, or cannot be listened at.
+        ConnectFailed: An endpoint cannot be listened at: in use, not permitted...
+        OSError: Accepting failed in a way that will not pass.
+    """
+    if not endpoints:
+        raise ConfigurationError("there is no endpoint to listen at")
+    if not drain >= 0:
+        raise ConfigurationError(f"drain must not be negative, not {drain}")
+    resolved = [resolve_endpoint(endpoint, options) for endpoint in endpoints]
+    service = _Service(handler, on_event, stop, drain)
+    try:
+        async with AsyncExitStack() as stack:
+            for endpoint in resolved:
+                listener = await listen_endpoint(endpoint, on_event)
+                stack.push_async_callback(listener.aclose)
+                limit = getattr(endpoint, "max_connections", DEFAULT_MAX_CONNECTIONS)
+                service.listeners.append((listener, limit))
+            await service.run(task_status)
+    except BaseExceptionGroup as group:
+        failure = choose_failure(group, on_event)
+    else:
+        return
+    raise failure
+
+
+class _Service:
+    """The tasks of one `serve_channels`, in three nurseries by how long they live.
+
+    The accept loops end first, by themselves or by `stop`; then the handlers, within
+    `drain` once `stop` is set; around both, the task that waits for `stop`.
+    """
+
+    def __init__(
+        self,
+        handler: Callable[[MessageChannel], Awaitable[object]],
+        on_event: EventHandler | None,
+        stop: trio.Event | None,
+        drain: float,
+    ) -> None:
+        self.listeners: list[tuple[MessageListener, int]] = []
+        self._handler = handler
+        self._on_event = on_event
+        self._stop = stop
+        self._drain = drain
+
+    async def run(self, task_status: trio.TaskStatus[list[str]]) -> None:
+        from .transports.accept import serve_listener
+
+        async with trio.open_nursery() as watch:
+            async with trio.open_nursery() as handlers, trio.open_nursery() as loops:
+                if self._stop is not None:
+                    watch.start_soon(self._watch, self._stop, loops, handlers)
+                for listener, max_connections in self.listeners:
+                    serve = partial(
+                        serve_listener,
+                        max_connections=max_connections,
+                        on_event=self._on_event,
+                        handler_nursery=handlers,
+                    )
+                    loops.start_soon(serve, listener, self._handler)
+                task_status.started([listener.endpoint for listener, _ in self.listeners])
+            if handlers.cancel_scope.cancelled_caught:
+                message = f"handlers were cancelled {self._drain:g} seconds after the stop"
+                report(self._on_event, ChannelEvent(name="drain.expired", message=message))
+            watch.cancel_scope.cancel()
+
+    async def _watch(self, stop: trio.Event, loops: trio.Nursery, handlers: trio.Nursery) -> None:
+        await stop.wait()
+        loops.cancel_scope.cancel()
+        handlers.cancel_scope.deadline = trio.current_time() + self._drain
