@@ -22,13 +22,28 @@ HOUSE: list[tuple[tuple[str, ...], bool]] = [
     (("interop", "testing"), False),
     (("__init__", "connect", "installation", "registry", "serve"), True),
     (("transports",), False),
-    (("peer", "pending", "lifecycle", "router", "hub"), True),
+    (
+        (
+            "bridge",
+            "context",
+            "conversation",
+            "handlers",
+            "hub",
+            "lifecycle",
+            "mrtr",
+            "peer",
+            "pending",
+            "router",
+        ),
+        True,
+    ),
     (("reporting",), False),
     (("abc",), False),
     (("sansio",), False),
     (
         (
             "endpoint_parser",
+            "endpoint_schemes",
             "endpoint_schemes",
             "endpoint_values",
             "endpoints",
@@ -63,7 +78,12 @@ IMPURE_MODULES = {
 }
 #: What a plain installation has; anything else only where the second column says.
 CORE = {"trio", "msgspec", "outcome"}  # outcome is part of Trio's interface
-EXTRAS_MAY_BE_IMPORTED_BY = {"rich": {"cli"}, "mcp": {"interop", "cli"}, "anyio": {"interop"}}
+EXTRAS_MAY_BE_IMPORTED_BY = {
+    "rich": {"cli"},
+    "mcp": {"interop", "cli"},
+    "mcp_types": {"interop", "cli"},
+    "anyio": {"interop", "cli"},
+}
 
 
 def sources() -> dict[str, str]:

@@ -25,6 +25,8 @@ from .abc import (
     PeerProtocolError,
     WriteTimeout,
 )
+from .endpoint_parser import EndpointSpec, endpoint_from_environment, parse_endpoint
+from .endpoint_schemes import ParseFunction, read_endpoint, split_host_port, transport_names
 from .endpoints import (
     Endpoint,
     EnvironmentPolicy,
@@ -70,6 +72,9 @@ from .jsonrpc import (
 )
 from .limits import ChannelOptions, Framing, WhenFull
 from .public_paths import show_public_paths as _show_public_paths
+from .transports.accept import ChannelHandler, ServingListener, StreamListener, serve_listener
+from .transports.memory import MemoryChannel, memory_channel_pair
+from .transports.stream_channel import StreamChannel
 
 __version__ = "0.1.0"
 
@@ -79,6 +84,7 @@ __all__ = [
     "ChannelCapabilities",
     "ChannelContext",
     "ChannelEvent",
+    "ChannelHandler",
     "ChannelOptions",
     "ChannelState",
     "ChannelStatistics",
@@ -87,6 +93,7 @@ __all__ = [
     "ConnectTimeout",
     "ConnectionLost",
     "Endpoint",
+    "EndpointSpec",
     "EnvironmentPolicy",
     "ErrorCode",
     "ErrorObject",
@@ -98,6 +105,7 @@ __all__ = [
     "IdleTimeout",
     "InvalidMessage",
     "LocalProtocolError",
+    "MemoryChannel",
     "MemoryEndpoint",
     "Message",
     "MessageChannel",
@@ -105,6 +113,7 @@ __all__ = [
     "MessageTooLarge",
     "Notification",
     "OutboxOverflow",
+    "ParseFunction",
     "PeerCredentials",
     "PeerProtocolError",
     "ProcessEndpoint",
@@ -116,8 +125,11 @@ __all__ = [
     "RequestTimeout",
     "Response",
     "RpcError",
+    "ServingListener",
     "StderrPolicy",
     "StdioEndpoint",
+    "StreamChannel",
+    "StreamListener",
     "TcpEndpoint",
     "TransportError",
     "UnixEndpoint",
@@ -129,8 +141,15 @@ __all__ = [
     "decode_message",
     "encode_batch",
     "encode_message",
+    "endpoint_from_environment",
     "features",
     "invalid_message_answer",
+    "memory_channel_pair",
+    "parse_endpoint",
+    "read_endpoint",
+    "serve_listener",
+    "split_host_port",
+    "transport_names",
 ]
 
 _show_public_paths(__name__)  # ruff: ignore[non-empty-init-module]
