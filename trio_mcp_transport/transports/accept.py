@@ -100,7 +100,8 @@ class ServingListener:
         """Where it listens, as the string that a client may connect to."""
         return self.listener.endpoint
 
-    async def _run(self, handler_nursery: trio.Nursery) -> None:
+    async def _run(self, handler_nursery: trio.Nursery) -> Exception | None:
+        """Accept until the listener is closed; return what broke it, if that did."""
         # Only the first of a run of equal failures is reported: at ten a second they
         # would bury everything else.
         reported: int | None = None
@@ -111,7 +112,7 @@ class ServingListener:
                 case None:
                     reported = None
                 case trio.ClosedResourceError():
-                    return
+                    return None
                 case ConnectFailed():
                     self._report("accept.failed", "a connection failed as it came", failure)
                     await trio.lowlevel.checkpoint()
@@ -124,7 +125,7 @@ class ServingListener:
                         self._report("accept.failed", "no room for connections", failure)
                     await trio.sleep(ACCEPT_RETRY_SECONDS)
                 case _:
-                    raise failure
+                    return failure
 
     async def _accept_and_serve(self, task_status: trio.TaskStatus[Exception | None]) -> None:
         """One connection, from before it is accepted until after it is closed."""
@@ -220,7 +221,8 @@ async def serve_listener(
         task_status: Started with a `ServingListener` once connections are accepted.
 
     Raises:
-        OSError: Accepting failed in a way that will not pass.
+        OSError: Accepting failed in a way that will not pass; all connections are aborted,
+            unless they run in a nursery of yours.
         ValueError: `max_connections` is less than 1.
     """
     if max_connections < 1:
@@ -229,10 +231,14 @@ async def serve_listener(
     async with listener:
         task_status.started(serving)
         if handler_nursery is not None:
-            await serving._run(handler_nursery)
-            return
-        async with trio.open_nursery() as nursery:
-            await serving._run(nursery)
+            failure = await serving._run(handler_nursery)
+        else:
+            async with trio.open_nursery() as nursery:
+                failure = await serving._run(nursery)
+                if failure is not None:
+                    nursery.cancel_scope.cancel()
+    if failure is not None:  # raised here, so that it comes out bare
+        raise failure
 
 
 class StreamListener(MessageListener):
