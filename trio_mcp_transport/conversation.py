@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from msgspec import Raw
 
@@ -17,7 +17,21 @@ from .jsonrpc import Notification, Request
 if TYPE_CHECKING:
     from .peer import Peer
 
-__all__ = ["Call", "Conversation", "Dispatcher", "PeerStatistics", "RequestPolicy"]
+__all__ = [
+    "AcceptsBatches",
+    "Call",
+    "Conversation",
+    "Dispatcher",
+    "PeerStatistics",
+    "RequestPolicy",
+]
+
+
+@runtime_checkable
+class AcceptsBatches(Protocol):
+    """A channel that can take arrays of messages, once a revision allows them."""
+
+    accept_batches: bool
 
 
 class Call(Protocol):

@@ -27,13 +27,20 @@ from .sansio.metadata import SUBSCRIPTION_ID_KEY
 if TYPE_CHECKING:
     from .peer import Peer
 
-__all__ = ["Hub", "LegacySubscriber", "ListKind", "ModernSubscriber", "SubscriptionFilter"]
+__all__ = [
+    "LIST_KINDS",
+    "Hub",
+    "LegacySubscriber",
+    "ListKind",
+    "ModernSubscriber",
+    "SubscriptionFilter",
+]
 
 ListKind: TypeAlias = Literal["tools", "prompts", "resources"]
 #: What changed: a list, or the resource with this URI.
 _Topic: TypeAlias = tuple[Literal["list", "resource"], str]
 
-_LIST_KINDS: tuple[ListKind, ...] = ("tools", "prompts", "resources")
+LIST_KINDS: tuple[ListKind, ...] = ("tools", "prompts", "resources")
 
 
 class SubscriptionFilter(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -47,7 +54,7 @@ class SubscriptionFilter(msgspec.Struct, frozen=True, omit_defaults=True):
     def topics(self) -> set[_Topic]:
         """The same as a set."""
         found: set[_Topic] = {
-            ("list", kind) for kind in _LIST_KINDS if getattr(self, f"{kind}ListChanged")
+            ("list", kind) for kind in LIST_KINDS if getattr(self, f"{kind}ListChanged")
         }
         found.update(("resource", uri) for uri in self.resourceSubscriptions)
         return found
@@ -102,8 +109,8 @@ class Hub:
         Raises:
             ValueError: There is no such list.
         """
-        if kind not in _LIST_KINDS:
-            raise ValueError(f"kind must be one of {', '.join(_LIST_KINDS)}, not {kind!r}")
+        if kind not in LIST_KINDS:
+            raise ValueError(f"kind must be one of {', '.join(LIST_KINDS)}, not {kind!r}")
         self._publish(("list", kind))
 
     def resource_updated(self, uri: str) -> None:
@@ -183,16 +190,15 @@ class ModernSubscriber(_Subscriber):
                     {"_meta": meta, "notifications": granted},
                 )
             )
-            while not self.ended:
+            while True:
                 while self.pending:
                     await send(_notification(self.take(), self._id))
-                if not self.ended:
-                    self._woken = trio.Event()
-                    await self._woken.wait()
+                if self.ended:
+                    break
+                self._woken = trio.Event()
+                await self._woken.wait()
         finally:
             self._hub._remove(self)
-        while self.pending:
-            await send(_notification(self.take(), self._id))
         # MCP patterns/cancellation: "A server MUST send notifications/cancelled referencing
         # a subscriptions/listen request ID when it tears down that subscription stream".
         await send(Notification("notifications/cancelled", {"requestId": self._id}))

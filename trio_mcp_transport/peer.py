@@ -32,7 +32,7 @@ from .abc import (
     EventHandler,
     MessageChannel,
 )
-from .conversation import Conversation, Dispatcher, PeerStatistics, RequestPolicy
+from .conversation import AcceptsBatches, Conversation, Dispatcher, PeerStatistics, RequestPolicy
 from .errors import LocalProtocolError, MessageTooLarge, RequestTimeout, RpcError
 from .handlers import ENCODE_FAULTS, GONE, INTERNAL_ERROR, Handlers, PeerErrorCode, error_object
 from .jsonrpc import (
@@ -230,9 +230,14 @@ class Peer:
         """Take on what `negotiate` found out; from now on requests follow it."""
         self.negotiated = negotiated
         self._policy = policy
-        if negotiated.revision == "2025-03-26" and hasattr(self.channel, "accept_batches"):
-            # Of all revisions only 2025-03-26 has batches: implementations "MUST support
-            # receiving JSON-RPC batches".
+        if negotiated.revision == "2025-03-26":
+            self.accept_batches()
+
+    def accept_batches(self) -> None:
+        """Let the channel take arrays of messages from now on, if it can."""
+        # Only revision 2025-03-26 has batches: implementations "MUST support receiving
+        # JSON-RPC batches".
+        if isinstance(self.channel, AcceptsBatches):
             self.channel.accept_batches = True
 
     @overload
