@@ -34,6 +34,7 @@ HOUSE: list[tuple[tuple[str, ...], bool]] = [
             "peer",
             "pending",
             "router",
+            "serving",
         ),
         True,
     ),

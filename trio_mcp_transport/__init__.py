@@ -25,6 +25,7 @@ from .abc import (
     PeerProtocolError,
     WriteTimeout,
 )
+from .connect import connect_channel, open_channel
 from .endpoint_parser import EndpointSpec, endpoint_from_environment, parse_endpoint
 from .endpoint_schemes import ParseFunction, read_endpoint, split_host_port, transport_names
 from .endpoints import (
@@ -72,6 +73,14 @@ from .jsonrpc import (
 )
 from .limits import ChannelOptions, Framing, WhenFull
 from .public_paths import show_public_paths as _show_public_paths
+from .registry import (
+    ChannelOverrides,
+    ConnectFunction,
+    ListenFunction,
+    TransportRegistration,
+    register_transport,
+)
+from .serve import serve_channels
 from .transports.accept import ChannelHandler, ServingListener, StreamListener, serve_listener
 from .transports.memory import MemoryChannel, memory_channel_pair
 from .transports.stream_channel import StreamChannel
@@ -86,10 +95,12 @@ __all__ = [
     "ChannelEvent",
     "ChannelHandler",
     "ChannelOptions",
+    "ChannelOverrides",
     "ChannelState",
     "ChannelStatistics",
     "ConfigurationError",
     "ConnectFailed",
+    "ConnectFunction",
     "ConnectTimeout",
     "ConnectionLost",
     "Endpoint",
@@ -104,6 +115,7 @@ __all__ = [
     "Framing",
     "IdleTimeout",
     "InvalidMessage",
+    "ListenFunction",
     "LocalProtocolError",
     "MemoryChannel",
     "MemoryEndpoint",
@@ -132,11 +144,13 @@ __all__ = [
     "StreamListener",
     "TcpEndpoint",
     "TransportError",
+    "TransportRegistration",
     "UnixEndpoint",
     "WhenFull",
     "WriteTimeout",
     "__version__",
     "compact",
+    "connect_channel",
     "decode_batch",
     "decode_message",
     "encode_batch",
@@ -145,8 +159,11 @@ __all__ = [
     "features",
     "invalid_message_answer",
     "memory_channel_pair",
+    "open_channel",
     "parse_endpoint",
     "read_endpoint",
+    "register_transport",
+    "serve_channels",
     "serve_listener",
     "split_host_port",
     "transport_names",
