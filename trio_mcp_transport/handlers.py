@@ -163,7 +163,8 @@ class Handlers:
     async def drain(self, seconds: float) -> None:
         """Wait until nothing is left to do, at most so long."""
         if self.running or self._notifying:
-            self._idle = trio.Event()
+            if self._idle is None or self._idle.is_set():  # else somebody waits for it as well
+                self._idle = trio.Event()
             with trio.move_on_after(seconds):
                 await self._idle.wait()
 

@@ -107,7 +107,7 @@ class Peer:
             request_timeout = channel.options.request_timeout
         self.channel = channel
         self.negotiated: Negotiated | None = None
-        self._request_timeout = request_timeout
+        self.request_timeout = request_timeout
         self._drain = drain
         self._on_event = on_event
         self._policy: RequestPolicy | None = None
@@ -190,6 +190,13 @@ class Peer:
     async def wait_closed(self) -> None:
         """Wait until the conversation has ended, whoever ended it, and why."""
         await self._closed.wait()
+
+    async def drain(self) -> None:
+        """Wait until nothing that was asked is in work, at most for the drain's seconds.
+
+        For a server that is about to stop: leave the peer's block after it.
+        """
+        await self._handlers.drain(self._drain)
 
     def statistics(self) -> PeerStatistics:
         """The counters now."""
@@ -320,7 +327,7 @@ class Peer:
             msgspec.ValidationError: The result is not of `result_type`.
         """
         if timeout is None:
-            timeout = self._request_timeout
+            timeout = self.request_timeout
         if max_timeout is None:
             max_timeout = max(timeout, DEFAULT_MAX_REQUEST_TIMEOUT)
         policy = self._policy
