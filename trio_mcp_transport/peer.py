@@ -55,7 +55,7 @@ from .limits import (
 from .pending import Pending, PendingTable, Progress, ProgressParams
 from .reporting import report
 from .sansio.eras import Negotiated
-from .sansio.metadata import as_raw, read_subscription_id, with_meta
+from .sansio.metadata import as_raw, with_meta
 
 __all__ = ["Peer", "PeerErrorCode", "PeerStatistics"]
 
@@ -120,7 +120,6 @@ class Peer:
             expose_errors=expose_errors,
             reporter=self.report,
         )
-        self._listening = 0
         self._end: Exception | None = None
         self._closed = trio.Event()
         self._manager = trio.open_nursery()
@@ -174,10 +173,7 @@ class Peer:
                     raise
 
     async def run(self) -> None:
-        """Serve until the conversation ends; for a side that only answers.
-
-        Returns after the other side's EOF, once the handlers are done and the channel is
-        closed.
+        """Serve until the other side's EOF; then finish the handlers and close the channel.
 
         Raises:
             ChannelBroken: The channel failed.
@@ -188,14 +184,16 @@ class Peer:
             raise self._end.again() from self._end
 
     async def wait_closed(self) -> None:
-        """Wait until the conversation has ended, whoever ended it, and why."""
+        """Wait until the conversation has ended, whoever ended it."""
         await self._closed.wait()
 
     async def drain(self) -> None:
-        """Wait until nothing that was asked is in work, at most for the drain's seconds.
+        """End subscriptions, then wait until nothing is in work, at most `drain` seconds.
 
         For a server that is about to stop: leave the peer's block after it.
         """
+        if self.conversation is not None:
+            self.conversation.end()
         await self._handlers.drain(self._drain)
 
     def statistics(self) -> PeerStatistics:
@@ -242,8 +240,7 @@ class Peer:
 
     def accept_batches(self) -> None:
         """Let the channel take arrays of messages from now on, if it can."""
-        # Only revision 2025-03-26 has batches: implementations "MUST support receiving
-        # JSON-RPC batches".
+        # 2025-03-26: implementations "MUST support receiving JSON-RPC batches".
         if isinstance(self.channel, AcceptsBatches):
             self.channel.accept_batches = True
 
@@ -310,8 +307,8 @@ class Peer:
             on_progress: Called with each `Progress`. It runs in the reader: it must be
                 quick and must not block.
             on_notification: Called, likewise, with each notification that belongs to this
-                request: progress, messages of its subscription, and log messages while
-                it is the only request in flight.
+                request: progress (which only `on_progress` asks for), messages of its
+                subscription, and log messages while it is the only request in flight.
             id: The request's id; by default a number of the peer's own.
             meta: Keys for `_meta` of the params.
 
@@ -365,7 +362,9 @@ class Peer:
         sent = False
         try:
             if on_progress is not None or on_notification is not None:
-                params = self._watch(pending, params, on_progress, on_notification)
+                self._pending.watch(pending, on_progress, on_notification)
+                if pending.token is not UNSET:
+                    params = with_meta(params, {"progressToken": pending.token})
             message = Request(pending.id, method, UNSET if params is None else params)
             if timeout == max_timeout == math.inf:
                 await self.channel.send(message)
@@ -381,8 +380,6 @@ class Peer:
                     self._sent += 1
                     await pending.wait()
         finally:
-            if on_notification is not None:
-                self._listening -= 1
             if pending.outcome is None:
                 self._pending.give_up(pending, was_sent=sent)
                 if sent:
@@ -397,22 +394,7 @@ class Peer:
             # waiting for a response".
             raise RequestTimeout(f"no answer to {method} within {timeout:g} s")
         assert isinstance(outcome, Exception)
-        raise self._fresh(outcome) from outcome
-
-    def _watch(
-        self,
-        pending: Pending,
-        params: object,
-        on_progress: Callable[[Progress], object] | None,
-        on_notification: Callable[[Notification], object] | None,
-    ) -> object:
-        """Ask for progress in the params, and note who wants it."""
-        pending.on_progress, pending.on_notification = on_progress, on_notification
-        if on_notification is not None:
-            self._listening += 1
-        if on_progress is None:
-            return params
-        return with_meta(params, {"progressToken": self._pending.reserve_token(pending)})
+        raise _fresh(outcome) from outcome
 
     def _tell_cancelled(self, pending: Pending) -> None:
         # 2025-11-25, cancellation: "The initialize request MUST NOT be cancelled by clients".
@@ -441,14 +423,7 @@ class Peer:
         if self._nursery is None:
             raise LocalProtocolError("the peer is not running: use `async with`")
         if self._end is not None:
-            raise self._fresh(self._end) from self._end
-
-    @staticmethod
-    def _fresh(cause: Exception) -> Exception:
-        """An exception of the waiter's own, to be raised `from` the one cause."""
-        if isinstance(cause, ChannelBroken):
-            return cause.again()
-        return trio.ClosedResourceError(*cause.args)
+            raise _fresh(self._end) from self._end
 
     # -- the reader -----------------------------------------------------------------
 
@@ -561,7 +536,9 @@ class Peer:
         if method == "notifications/progress":
             self._deliver_progress(notification)
             return
-        if self._listening and self._deliver_related(notification):
+        related = self._pending.related(notification)
+        if related is not None:
+            self._call_back(related.on_notification, notification)
             return
         if self.conversation is None:
             return  # JSON-RPC 2.0, section 4.1: nobody is told about a notification's fate
@@ -596,37 +573,25 @@ class Peer:
     def _deliver_progress(self, notification: Notification) -> None:
         try:
             params = notification.params_as(ProgressParams)
+            pending = self._pending.progress(params)
         except msgspec.DecodeError:
             pending = None
-        else:
-            pending = self._pending.progress(params)
         if pending is None:
             self._progress_dropped += 1
             return
-        if pending.on_progress is not None:
-            progress = Progress(params.progress, params.total, params.message)
-            self._call_back(pending.on_progress, progress)
-        if pending.on_notification is not None:
-            self._call_back(pending.on_notification, notification)
-
-    def _deliver_related(self, notification: Notification) -> bool:
-        """Give a notification to the request it belongs to, if one wants it."""
-        pending = None
-        if notification.method == "notifications/message":
-            # Nothing in it says whose it is, so only a lone request may have it.
-            if len(self._pending) == 1:
-                (pending,) = self._pending
-        else:
-            subscription_id = read_subscription_id(notification.params)
-            if subscription_id is not None:
-                pending = self._pending.get(subscription_id)
-        if pending is None or pending.on_notification is None:
-            return False
+        progress = Progress(params.progress, params.total, params.message)
+        self._call_back(pending.on_progress, progress)
         self._call_back(pending.on_notification, notification)
-        return True
 
-    def _call_back(self, callback: Callable[[T], object], value: T) -> None:
+    def _call_back(self, callback: Callable[[T], object] | None, value: T) -> None:
+        if callback is None:
+            return
         try:
             callback(value)
         except Exception as error:
             self.report("callback.failed", f"{callback!r} failed: {error!r}", error)
+
+
+def _fresh(cause: Exception) -> Exception:
+    """An exception of the waiter's own, to be raised `from` the one cause."""
+    return cause.again() if isinstance(cause, ChannelBroken) else type(cause)(*cause.args)

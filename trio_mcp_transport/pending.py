@@ -8,7 +8,7 @@ failed with the connection, or given up.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import msgspec
 import trio
@@ -17,6 +17,7 @@ from msgspec import UNSET, UnsetType
 from .errors import RequestIdInUse
 from .jsonrpc import ErrorResponse, Notification, RequestId, Response
 from .limits import MAX_ABANDONED_IDS
+from .sansio.metadata import read_subscription_id
 
 __all__ = ["Pending", "PendingTable", "Progress", "ProgressParams"]
 
@@ -103,7 +104,7 @@ class PendingTable:
     Ids are compared with their type: 1 is not "1".
     """
 
-    __slots__ = ("_abandoned", "_by_id", "_by_token", "_last_id", "_last_token")
+    __slots__ = ("_abandoned", "_by_id", "_by_token", "_last_id", "_last_token", "_listening")
 
     def __init__(self) -> None:
         self._by_id: dict[RequestId, Pending] = {}
@@ -111,12 +112,10 @@ class PendingTable:
         self._abandoned: dict[RequestId, None] = {}
         self._last_id = 0
         self._last_token = 0
+        self._listening = 0
 
     def __len__(self) -> int:
         return len(self._by_id)
-
-    def __iter__(self) -> Iterator[Pending]:
-        return iter(self._by_id.values())
 
     def enter(self, request_id: RequestId | None, method: str) -> Pending:
         """Reserve an id, the next free one if none is given.
@@ -140,16 +139,25 @@ class PendingTable:
         pending = by_id[request_id] = Pending(request_id, method)
         return pending
 
-    def reserve_token(self, pending: Pending) -> RequestId:
-        """Make a progress token for a request: its id, unless another one's token is that."""
-        # MCP patterns/progress: tokens "MUST be unique across all active requests".
-        token = pending.id
-        while token in self._by_token:
-            self._last_token += 1
-            token = f"progress-{self._last_token}"
-        pending.token = token
-        self._by_token[token] = pending
-        return token
+    def watch(
+        self,
+        pending: Pending,
+        on_progress: Callable[[Progress], object] | None,
+        on_notification: Callable[[Notification], object] | None,
+    ) -> None:
+        """Note who wants to hear of it; for progress it gets a token."""
+        pending.on_progress, pending.on_notification = on_progress, on_notification
+        if on_notification is not None:
+            self._listening += 1
+        if on_progress is not None:
+            # MCP patterns/progress: tokens "MUST be unique across all active requests". The
+            # id is, unless another one's token is just that.
+            token = pending.id
+            while token in self._by_token:
+                self._last_token += 1
+                token = f"progress-{self._last_token}"
+            pending.token = token
+            self._by_token[token] = pending
 
     def get(self, request_id: RequestId) -> Pending | None:
         """The open request with this id."""
@@ -158,8 +166,11 @@ class PendingTable:
     def take(self, request_id: RequestId) -> Pending | None:
         """Remove and return the open request with this id: its answer has come."""
         pending = self._by_id.pop(request_id, None)
-        if pending is not None and pending.token is not UNSET:
-            del self._by_token[pending.token]
+        if pending is not None:
+            if pending.token is not UNSET:
+                del self._by_token[pending.token]
+            if pending.on_notification is not None:
+                self._listening -= 1
         return pending
 
     def give_up(self, pending: Pending, *, was_sent: bool) -> None:
@@ -191,10 +202,26 @@ class PendingTable:
             pending.scope.deadline = min(trio.current_time() + pending.timeout, pending.latest)
         return pending
 
+    def related(self, notification: Notification) -> Pending | None:
+        """The request that a notification belongs to, if that one listens."""
+        if not self._listening:
+            return None
+        pending = None
+        if notification.method == "notifications/message":
+            # Nothing in it says whose it is, so only a lone request may have it.
+            if len(self._by_id) == 1:
+                (pending,) = self._by_id.values()
+        else:
+            subscription_id = read_subscription_id(notification.params)
+            if subscription_id is not None:
+                pending = self._by_id.get(subscription_id)
+        return None if pending is None or pending.on_notification is None else pending
+
     def fail_all(self, cause: Exception) -> None:
         """End every open request with the same cause."""
         open_requests = list(self._by_id.values())
         self._by_id.clear()
         self._by_token.clear()
+        self._listening = 0
         for pending in open_requests:
             pending.finish(cause)
