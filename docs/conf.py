@@ -32,7 +32,8 @@ html_theme_options = {
 
 # Other people's names: nothing is fetched while building, so they are not linked.
 nitpick_ignore_regex = [
-    (r"py:.*", r"(trio|msgspec|socket|contextlib|collections|typing|types|enum|abc|mcp|mcp_types|anyio)\..*"),
+    (r"py:.*", r"(trio|msgspec|socket|contextlib)\..*"),
+    (r"py:.*", r"(collections|typing|types|enum|abc|mcp|mcp_types|anyio)\..*"),
     (r"py:.*", r"(Raw|UnsetType|Struct|Self)"),
     (r"py:.*", r"(.*\.)?[A-Z]"),  # type variables
 ]

@@ -35,6 +35,7 @@ HOUSE: list[tuple[tuple[str, ...], bool]] = [
             "pending",
             "router",
             "serving",
+            "subscription",
         ),
         True,
     ),

@@ -26,6 +26,8 @@ from .abc import (
     WriteTimeout,
 )
 from .connect import connect_channel, open_channel
+from .context import Context, Session
+from .conversation import Call, Conversation, Dispatcher, PeerStatistics
 from .endpoint_parser import EndpointSpec, endpoint_from_environment, parse_endpoint
 from .endpoint_schemes import ParseFunction, read_endpoint, split_host_port, transport_names
 from .endpoints import (
@@ -52,6 +54,8 @@ from .errors import (
     RpcError,
     TransportError,
 )
+from .handlers import PeerErrorCode
+from .hub import Hub, ListKind
 from .installation import Features, features
 from .jsonrpc import (
     Batch,
@@ -71,7 +75,11 @@ from .jsonrpc import (
     encode_message,
     invalid_message_answer,
 )
+from .lifecycle import EraChoice, InvalidResult, NegotiationFailed, negotiate
 from .limits import ChannelOptions, Framing, WhenFull
+from .mrtr import InputRequest, InputRequired, InputResponses
+from .peer import Peer
+from .pending import Progress
 from .public_paths import show_public_paths as _show_public_paths
 from .registry import (
     ChannelOverrides,
@@ -80,6 +88,9 @@ from .registry import (
     TransportRegistration,
     register_transport,
 )
+from .router import Router
+from .sansio.eras import LEGACY_REVISIONS, MODERN_REVISIONS, REVISIONS, Era, Negotiated
+from .sansio.metadata import CacheHint, LogLevel
 from .serve import serve_channels
 from .transports.accept import ChannelHandler, ServingListener, StreamListener, serve_listener
 from .transports.memory import MemoryChannel, memory_channel_pair
@@ -88,7 +99,12 @@ from .transports.stream_channel import StreamChannel
 __version__ = "0.1.0"
 
 __all__ = [
+    "LEGACY_REVISIONS",
+    "MODERN_REVISIONS",
+    "REVISIONS",
     "Batch",
+    "CacheHint",
+    "Call",
     "ChannelBroken",
     "ChannelCapabilities",
     "ChannelContext",
@@ -103,9 +119,14 @@ __all__ = [
     "ConnectFunction",
     "ConnectTimeout",
     "ConnectionLost",
+    "Context",
+    "Conversation",
+    "Dispatcher",
     "Endpoint",
     "EndpointSpec",
     "EnvironmentPolicy",
+    "Era",
+    "EraChoice",
     "ErrorCode",
     "ErrorObject",
     "ErrorResponse",
@@ -113,22 +134,35 @@ __all__ = [
     "FeatureUnavailable",
     "Features",
     "Framing",
+    "Hub",
     "IdleTimeout",
+    "InputRequest",
+    "InputRequired",
+    "InputResponses",
     "InvalidMessage",
+    "InvalidResult",
+    "ListKind",
     "ListenFunction",
     "LocalProtocolError",
+    "LogLevel",
     "MemoryChannel",
     "MemoryEndpoint",
     "Message",
     "MessageChannel",
     "MessageListener",
     "MessageTooLarge",
+    "Negotiated",
+    "NegotiationFailed",
     "Notification",
     "OutboxOverflow",
     "ParseFunction",
+    "Peer",
     "PeerCredentials",
+    "PeerErrorCode",
     "PeerProtocolError",
+    "PeerStatistics",
     "ProcessEndpoint",
+    "Progress",
     "ProtocolError",
     "RemoteProtocolError",
     "Request",
@@ -136,8 +170,10 @@ __all__ = [
     "RequestIdInUse",
     "RequestTimeout",
     "Response",
+    "Router",
     "RpcError",
     "ServingListener",
+    "Session",
     "StderrPolicy",
     "StdioEndpoint",
     "StreamChannel",
@@ -159,6 +195,7 @@ __all__ = [
     "features",
     "invalid_message_answer",
     "memory_channel_pair",
+    "negotiate",
     "open_channel",
     "parse_endpoint",
     "read_endpoint",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
@@ -19,6 +19,7 @@ from .errors import ConfigurationError, RequestTimeout, RpcError, TransportError
 from .jsonrpc import ErrorResponse, Request, Response
 from .limits import DISCOVER_PROBE_TIMEOUT, MAX_INPUT_ROUNDS
 from .mrtr import INPUT_METHODS, InputRequest, gather, missing_capability
+from .peer import Peer
 from .sansio.eras import (
     LEGACY_REVISIONS,
     MODERN_REVISIONS,
@@ -46,9 +47,6 @@ from .sansio.metadata import (
     as_raw,
     with_meta,
 )
-
-if TYPE_CHECKING:
-    from .peer import Peer
 
 __all__ = ["InvalidResult", "Negotiated", "NegotiationFailed", "negotiate"]
 
