@@ -9,6 +9,7 @@ exactly one checkpoint or more, and a cancelled `receive_some` has read nothing.
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from collections.abc import Sequence
 from typing import NoReturn
@@ -49,11 +50,18 @@ def connect_failed(what: str, error: OSError | UnicodeError) -> ConnectFailed:
     reasons: Sequence[BaseException] = [error]
     if isinstance(error.__cause__, BaseExceptionGroup):
         reasons = error.__cause__.exceptions
-    texts = [getattr(reason, "strerror", None) or str(reason) for reason in reasons]
-    failed = ConnectFailed(f"{what}: {'; '.join(dict.fromkeys(texts))}")
+    failed = ConnectFailed(f"{what}: {'; '.join(dict.fromkeys(map(_reason, reasons)))}")
     if isinstance(reasons[0], OSError):
         failed.errno = reasons[0].errno
     return failed
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, socket.gaierror) and error.strerror:  # its numbers are not errno's
+        return error.strerror
+    if isinstance(error, OSError) and error.errno and not isinstance(error, ConnectFailed):
+        return os.strerror(error.errno)
+    return str(error)
 
 
 class SocketStream(trio.abc.HalfCloseableStream):
