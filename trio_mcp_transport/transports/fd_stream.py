@@ -45,6 +45,10 @@ class ReceiveHalf(trio.abc.ReceiveStream):
         """Take "nothing there" for the end from now on; wakes a task that waits."""
 
     @abstractmethod
+    def detach(self) -> ReceiveHalf:
+        """Close this stream but not its descriptor: a new, unfinished one has it then."""
+
+    @abstractmethod
     def close(self) -> None:
         """Close at once; wakes a task that waits with `ClosedResourceError`. Idempotent."""
 
@@ -185,6 +189,17 @@ class FdReceiveStream(_Descriptor, ReceiveHalf):
         """
         self._check_open()
         return self._try_read(max_bytes)
+
+    def detach(self) -> FdReceiveStream:
+        """Close this stream but not its descriptor: a new, unfinished one has it then.
+
+        Raises:
+            trio.ClosedResourceError: It was closed before.
+        """
+        self._check_open()
+        fd, self.fd = self.fd, -1
+        trio.lowlevel.notify_closing(fd)
+        return FdReceiveStream(fd, read=self._read, close=self._close)
 
     def _try_read(self, max_bytes: int) -> bytes | None:
         try:

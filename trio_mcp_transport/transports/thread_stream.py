@@ -45,9 +45,19 @@ class _Call(Generic[T]):
         if afterwards is not None:
             afterwards()
         try:
-            self._token.run_sync_soon(self.done.set)
+            self._token.run_sync_soon(self._set_done)
         except trio.RunFinishedError:
             return  # nobody is left to be told
+
+    def _set_done(self) -> None:
+        self.done.set()
+
+    def hand_over(self) -> None:
+        """Wake those who wait for it; whoever takes it over waits for a new `done`."""
+        before, self.done = self.done, trio.Event()
+        if before.is_set():
+            self.done.set()
+        before.set()
 
     def result(self) -> T:
         """What the call returned or raised; only when it is done."""
@@ -146,6 +156,21 @@ class ThreadReceiveStream(_Descriptor, ReceiveHalf):
 
     def finish(self) -> None:
         """Nothing to do: what a thread is just reading can only be waited for."""
+
+    def detach(self) -> ThreadReceiveStream:
+        """Close this stream but not its descriptor: a new one has it then.
+
+        Raises:
+            trio.ClosedResourceError: It was closed before.
+        """
+        self._check_open()
+        self._closed = True
+        fresh = ThreadReceiveStream(self._fd)
+        fresh._call, self._call = self._call, None
+        fresh._rest = self._rest
+        if fresh._call is not None:
+            fresh._call.hand_over()
+        return fresh
 
     def close(self) -> None:
         """Close, at once or when a read that runs in a thread returns. Idempotent."""
