@@ -34,7 +34,7 @@ html_theme_options = {
 nitpick_ignore_regex = [
     (r"py:.*", r"(trio|msgspec|socket|contextlib)\..*"),
     (r"py:.*", r"(collections|typing|types|enum|abc|mcp|mcp_types|anyio)\..*"),
-    (r"py:.*", r"(Raw|UnsetType|Struct|Self)"),
+    (r"py:.*", r"(Raw|UnsetType|Struct|Self|Ts|.*\.Receiving)"),
     (r"py:.*", r"(.*\.)?[A-Z]"),  # type variables
 ]
 
