@@ -7,20 +7,30 @@ It speaks no protocol: transports make channels, peers talk over them.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
 from typing import Literal, Unpack
 
 import trio
 
 from .abc import EventHandler, MessageChannel
+from .conversation import Dispatcher
 from .endpoint_parser import EndpointSpec
-from .errors import ConnectTimeout
-from .registry import ChannelOverrides, connect_endpoint, resolve_endpoint
+from .errors import ConfigurationError, ConnectTimeout
+from .lifecycle import negotiate
+from .limits import (
+    DEFAULT_DRAIN_SECONDS,
+    DEFAULT_MAX_HANDLERS,
+    DEFAULT_MAX_QUEUED_REQUESTS,
+    DISCOVER_PROBE_TIMEOUT,
+)
+from .peer import Peer
+from .registry import ChannelOverrides, StderrHandler, connect_endpoint, resolve_endpoint
 from .reporting import choose_failure, flatten, report_task_failure
+from .sansio.metadata import LogLevel
 
-__all__ = ["connect_channel", "open_channel"]
+__all__ = ["connect_channel", "open_channel", "open_peer"]
 
 
 async def connect_channel(
@@ -28,6 +38,7 @@ async def connect_channel(
     endpoint: EndpointSpec,
     *,
     on_event: EventHandler | None = None,
+    on_stderr: StderrHandler | None = None,
     **options: Unpack[ChannelOverrides],
 ) -> MessageChannel:
     """Connect to an endpoint; the channel's background tasks run in your nursery.
@@ -39,6 +50,7 @@ async def connect_channel(
         nursery: Must stay open as long as the channel; cancelling it breaks the channel.
         endpoint: A string, mapping or object, as `parse_endpoint` reads it.
         on_event: Gets the faults that no caller would see; they are logged without it.
+        on_stderr: Gets each line of a child process's stderr, for ``stderr="capture"``.
         options: Fields of `ChannelOptions`, which beat those of the endpoint.
 
     Raises:
@@ -49,15 +61,16 @@ async def connect_channel(
     resolved = resolve_endpoint(endpoint, options)
     timeout = resolved.options.connect_timeout
     with trio.move_on_after(timeout):
-        return await connect_endpoint(nursery, resolved, on_event)
+        return await connect_endpoint(nursery, resolved, on_event, on_stderr)
     # Only its own deadline gets here: a cancellation from outside passes through.
-    raise ConnectTimeout(f"{resolved}: no channel within {timeout:g} seconds")
+    raise ConnectTimeout(f"{resolved.label}: no channel within {timeout:g} seconds")
 
 
 def open_channel(
     endpoint: EndpointSpec,
     *,
     on_event: EventHandler | None = None,
+    on_stderr: StderrHandler | None = None,
     **options: Unpack[ChannelOverrides],
 ) -> AbstractAsyncContextManager[MessageChannel]:
     """Connect to an endpoint for the length of an ``async with`` block.
@@ -69,6 +82,7 @@ def open_channel(
     Args:
         endpoint: A string, mapping or object, as `parse_endpoint` reads it.
         on_event: Gets the faults that no caller would see; they are logged without it.
+        on_stderr: Gets each line of a child process's stderr, for ``stderr="capture"``.
         options: Fields of `ChannelOptions`, which beat those of the endpoint.
 
     Raises:
@@ -78,7 +92,9 @@ def open_channel(
     """
 
     async def connect(nursery: trio.Nursery) -> MessageChannel:
-        return await connect_channel(nursery, endpoint, on_event=on_event, **options)
+        return await connect_channel(
+            nursery, endpoint, on_event=on_event, on_stderr=on_stderr, **options
+        )
 
     return _OpenChannel(connect, on_event)
 
@@ -143,3 +159,86 @@ class _OpenChannel(AbstractAsyncContextManager[MessageChannel]):
             # A task that broke is what cancelled the block.
             raise failure
         report_task_failure(failure, self._on_event)
+
+
+@asynccontextmanager
+async def open_peer(
+    endpoint: EndpointSpec,
+    router: Dispatcher | None = None,
+    *,
+    era: Literal["auto", "modern", "legacy", "none"] = "auto",
+    revision: str | None = None,
+    client_info: Mapping[str, object] | None = None,
+    client_capabilities: Mapping[str, object] | None = None,
+    log_level: LogLevel | None = None,
+    probe_timeout: float = DISCOVER_PROBE_TIMEOUT,
+    max_handlers: int = DEFAULT_MAX_HANDLERS,
+    max_queued: int = DEFAULT_MAX_QUEUED_REQUESTS,
+    drain: float = DEFAULT_DRAIN_SECONDS,
+    expose_errors: bool = False,
+    on_event: EventHandler | None = None,
+    on_stderr: StderrHandler | None = None,
+    **options: Unpack[ChannelOverrides],
+) -> AsyncGenerator[Peer, None]:
+    """Connect to an MCP server, agree on a revision, and talk to it inside the block.
+
+    What the block raises comes out as it is, as for `open_channel`.
+
+    Args:
+        endpoint: A string, mapping or object, as `parse_endpoint` reads it.
+        router: What answers the server's requests; without one they are refused.
+        era: Which era of MCP to speak: ``auto`` asks the server and prefers modern.
+            ``none`` negotiates nothing, for a peer of plain JSON-RPC.
+        revision: The one protocol revision to accept.
+        client_info: ``{"name": ..., "version": ...}``; this package's by default.
+        client_capabilities: What this client offers; the router must handle it.
+        log_level: Least severe log message that a modern server shall send.
+        probe_timeout: Seconds of silence after which a server counts as legacy.
+        max_handlers: As for `Peer`.
+        max_queued: As for `Peer`.
+        drain: As for `Peer`.
+        expose_errors: As for `Peer`.
+        on_event: As for `Peer` and `open_channel`.
+        on_stderr: As for `open_channel`.
+        options: Fields of `ChannelOptions`, which beat those of the endpoint. Each
+            request waits `request_timeout` for its answer unless it says otherwise.
+
+    Raises:
+        ConfigurationError: An argument is wrong, or contradicts another.
+        ConnectFailed: As for `open_channel`.
+        NegotiationFailed: There is no protocol revision in common.
+        InvalidResult: The server's answers make no sense.
+        ChannelBroken: The server went away while it was negotiated with.
+    """
+    if era == "none" and (revision, client_info, client_capabilities, log_level) != (None,) * 4:
+        raise ConfigurationError("era='none' negotiates nothing: leave out what it would offer")
+    channel_manager = open_channel(endpoint, on_event=on_event, on_stderr=on_stderr, **options)
+    async with (
+        channel_manager as channel,
+        Peer(
+            channel,
+            router,
+            max_handlers=max_handlers,
+            max_queued=max_queued,
+            drain=drain,
+            expose_errors=expose_errors,
+            on_event=on_event,
+        ) as peer,
+    ):
+        if era != "none":
+            await negotiate(
+                peer,
+                client_info=_own_info() if client_info is None else client_info,
+                client_capabilities=client_capabilities,
+                era=era,
+                revision=revision,
+                log_level=log_level,
+                probe_timeout=probe_timeout,
+            )
+        yield peer
+
+
+def _own_info() -> Mapping[str, object]:
+    from . import __version__
+
+    return {"name": "trio-mcp-transport", "version": __version__}

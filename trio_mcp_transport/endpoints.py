@@ -107,6 +107,11 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         joined = "&".join(pairs)
         return f"?{joined}" if joined else ""
 
+    @property
+    def label(self) -> str:
+        """What errors and logs call it: no options, and nothing that may be a secret."""
+        return f"{self.scheme}:{self.target()}"
+
     def __str__(self) -> str:
         return f"{self.scheme}:{self.target()}{self.query()}"
 
@@ -146,8 +151,9 @@ class ProcessEndpoint(Endpoint, frozen=True):
             such as PATH and HOME), ``inherit`` (the whole environment of the parent), or
             ``exact`` (nothing).
         stderr: ``inherit`` the parent's, ``capture`` it line by line, or ``drop`` it.
-        startup_timeout: Seconds until the child must have written its first byte. No
-            limit by default: a server speaks when it is spoken to.
+        startup_timeout: Seconds from the first byte written to the child until it must
+            have written one itself. No limit by default: a server may be fetched from
+            the network first.
         shutdown_timeout: Seconds for each step of ending the child (close its stdin,
             SIGTERM, SIGKILL).
         supervise: A helper process kills the child's process group even when this
@@ -201,6 +207,11 @@ class ProcessEndpoint(Endpoint, frozen=True):
         """The options as text, with the values of variables hidden."""
         hidden = {f"environment_vars.{name}": HIDDEN for name in sorted(self.environment_vars)}
         return super().parameters() | hidden
+
+    @property
+    def label(self) -> str:
+        """The program alone, as its arguments may be secrets."""
+        return f"stdio:{shlex.quote(self.command[0])}{' ...' if self.command[1:] else ''}"
 
     def __str__(self) -> str:
         query, target = self.query(), self.target()

@@ -32,6 +32,7 @@ __all__ = [
     "ChannelOverrides",
     "ConnectFunction",
     "ListenFunction",
+    "StderrHandler",
     "TransportRegistration",
     "connect_endpoint",
     "listen_endpoint",
@@ -45,6 +46,8 @@ E = TypeVar("E", bound=Endpoint)
 ConnectFunction: TypeAlias = Callable[
     [trio.Nursery, E, EventHandler | None], Awaitable[MessageChannel]
 ]
+#: Gets each line that a child process writes to stderr.
+StderrHandler: TypeAlias = Callable[[str], object]
 #: Begins to listen.
 ListenFunction: TypeAlias = Callable[[E, EventHandler | None], Awaitable[MessageListener]]
 
@@ -127,14 +130,19 @@ def register_transport(
 
 
 async def connect_endpoint(
-    nursery: trio.Nursery, endpoint: Endpoint, on_event: EventHandler | None
+    nursery: trio.Nursery,
+    endpoint: Endpoint,
+    on_event: EventHandler | None,
+    on_stderr: StderrHandler | None = None,
 ) -> MessageChannel:
     """Connect with the endpoint's transport, however long that takes.
 
     Raises:
-        ConfigurationError: Its transport cannot connect.
+        ConfigurationError: Its transport cannot connect, or has no use for `on_stderr`.
         ConnectFailed: There is no connection.
     """
+    if on_stderr is not None and not isinstance(endpoint, ProcessEndpoint):
+        raise ConfigurationError(f"on_stderr is for child processes, not for {endpoint.label}")
     match endpoint:
         case StdioEndpoint():
             from .transports import stdio
@@ -143,7 +151,9 @@ async def connect_endpoint(
         case ProcessEndpoint():
             from .transports import process
 
-            return await process.connect(nursery, endpoint, on_event)
+            return await process.connect_process(
+                nursery, endpoint, on_event=on_event, on_stderr=on_stderr
+            )
         case MemoryEndpoint():
             from .transports import memory
 
@@ -158,7 +168,7 @@ async def connect_endpoint(
             return await unix.connect(nursery, endpoint, on_event)
     connect = _connectors.get(endpoint.scheme)
     if connect is None:
-        raise ConfigurationError(f"no transport can connect to {endpoint}")
+        raise ConfigurationError(f"no transport can connect to {endpoint.label}")
     return await connect(nursery, endpoint, on_event)
 
 
@@ -176,7 +186,7 @@ async def listen_endpoint(endpoint: Endpoint, on_event: EventHandler | None) -> 
             return await stdio.listen(endpoint, on_event)
         case ProcessEndpoint():
             raise ConfigurationError(
-                f"{endpoint}: a child process is connected to; to be served over stdio,"
+                f"{endpoint.label}: a child process is connected to; to be served over stdio,"
                 " listen on 'stdio:' inside of it"
             )
         case MemoryEndpoint():
@@ -193,7 +203,7 @@ async def listen_endpoint(endpoint: Endpoint, on_event: EventHandler | None) -> 
             return await unix.listen(endpoint, on_event)
     listen = _listeners.get(endpoint.scheme)
     if listen is None:
-        raise ConfigurationError(f"no transport can listen at {endpoint}")
+        raise ConfigurationError(f"no transport can listen at {endpoint.label}")
     return await listen(endpoint, on_event)
 
 

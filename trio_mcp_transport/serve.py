@@ -14,13 +14,20 @@ from typing import Unpack
 import trio
 
 from .abc import ChannelEvent, EventHandler, MessageChannel, MessageListener
+from .conversation import Dispatcher
 from .endpoint_parser import EndpointSpec
 from .errors import ConfigurationError
-from .limits import DEFAULT_DRAIN_SECONDS, DEFAULT_MAX_CONNECTIONS
+from .limits import (
+    DEFAULT_DRAIN_SECONDS,
+    DEFAULT_MAX_CONNECTIONS,
+    DEFAULT_MAX_HANDLERS,
+    DEFAULT_MAX_QUEUED_REQUESTS,
+)
+from .peer import Peer
 from .registry import ChannelOverrides, listen_endpoint, resolve_endpoint
 from .reporting import choose_failure, report
 
-__all__ = ["serve_channels"]
+__all__ = ["serve_channels", "serve_peers"]
 
 
 async def serve_channels(
@@ -123,3 +130,78 @@ class _Service:
         await stop.wait()
         loops.cancel_scope.cancel()
         handlers.cancel_scope.deadline = trio.current_time() + self._drain
+
+
+async def serve_peers(
+    router: Dispatcher,
+    *endpoints: EndpointSpec,
+    max_handlers: int = DEFAULT_MAX_HANDLERS,
+    max_queued: int = DEFAULT_MAX_QUEUED_REQUESTS,
+    expose_errors: bool = False,
+    on_event: EventHandler | None = None,
+    stop: trio.Event | None = None,
+    drain: float = DEFAULT_DRAIN_SECONDS,
+    task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
+    **options: Unpack[ChannelOverrides],
+) -> None:
+    """Listen at endpoints and let the router answer every peer that connects.
+
+    As `serve_channels`, which see for what is not here. Once `stop` is set, a peer is
+    closed as soon as nothing that it asked for is in work.
+
+    Args:
+        router: What answers requests: a `Router`, usually.
+        endpoints: Where to listen, at least one.
+        max_handlers: Requests of one peer that are handled at a time, as for `Peer`.
+        max_queued: As for `Peer`.
+        expose_errors: As for `Peer`.
+        on_event: As for `Peer` and `serve_channels`.
+        stop: As for `serve_channels`.
+        drain: Seconds that handlers get to finish, after `stop` or a peer's end.
+        task_status: As for `serve_channels`.
+        options: Fields of `ChannelOptions`, which beat those of every endpoint.
+
+    Raises:
+        ConfigurationError: As for `serve_channels`.
+        ConnectFailed: As for `serve_channels`.
+        OSError: As for `serve_channels`.
+    """
+
+    async def serve_peer(channel: MessageChannel) -> None:
+        peer = Peer(
+            channel,
+            router,
+            max_handlers=max_handlers,
+            max_queued=max_queued,
+            drain=drain,
+            expose_errors=expose_errors,
+            on_event=on_event,
+        )
+        if stop is None:
+            await peer.run()
+        else:
+            await _run_until(stop, peer)
+
+    await serve_channels(
+        serve_peer,
+        *endpoints,
+        on_event=on_event,
+        stop=stop,
+        drain=drain,
+        task_status=task_status,
+        **options,
+    )
+
+
+async def _run_until(stop: trio.Event, peer: Peer) -> None:
+    async def leave() -> None:
+        await stop.wait()
+        await peer.drain()
+        nursery.cancel_scope.cancel()
+
+    async with peer, trio.open_nursery() as nursery:
+        nursery.start_soon(leave)
+        await peer.wait_closed()
+        nursery.cancel_scope.cancel()
+    if (failure := peer.channel.failure) is not None:
+        raise failure.again() from failure
