@@ -96,7 +96,7 @@ def _typed(value: object, type_: type[T]) -> T:
     return msgspec.convert(value, type_)
 
 
-class Request(msgspec.Struct, frozen=True, omit_defaults=True):
+class Request(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="jsonrpc", tag="2.0"):
     """A call that wants an answer.
 
     Attributes:
@@ -119,7 +119,7 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True):
         return _typed(self.params, type_)
 
 
-class Notification(msgspec.Struct, frozen=True, omit_defaults=True):
+class Notification(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="jsonrpc", tag="2.0"):
     """A message that must not be answered. `params` as in `Request`."""
 
     method: str
@@ -134,7 +134,7 @@ class Notification(msgspec.Struct, frozen=True, omit_defaults=True):
         return _typed(self.params, type_)
 
 
-class Response(msgspec.Struct, frozen=True):
+class Response(msgspec.Struct, frozen=True, tag_field="jsonrpc", tag="2.0"):
     """The result of a request: the same id, and a result that is raw when received."""
 
     id: RequestId
@@ -165,7 +165,7 @@ class ErrorObject(msgspec.Struct, frozen=True, omit_defaults=True):
         return _typed(self.data, type_)
 
 
-class ErrorResponse(msgspec.Struct, frozen=True):
+class ErrorResponse(msgspec.Struct, frozen=True, tag_field="jsonrpc", tag="2.0"):
     """A failed request. `id` is None when the request's id could not be read."""
 
     id: RequestId | None
@@ -179,6 +179,8 @@ class ErrorResponse(msgspec.Struct, frozen=True):
 
 
 Message: TypeAlias = Request | Notification | Response | ErrorResponse
+# Their struct tags put `"jsonrpc": "2.0"` in front, so each encodes as it goes out.
+_MESSAGE_TYPES = frozenset({Request, Notification, Response, ErrorResponse})
 
 
 class Batch(msgspec.Struct, frozen=True):
@@ -236,8 +238,9 @@ def decode_message(data: bytes, *, max_depth: int = MAX_NESTING_DEPTH) -> Messag
         envelope = _decode_envelope(data)
     except _DECODE_FAULTS as error:
         _explain(data, error)
+    size = len(data)
     if (
-        len(data) > 2 * max_depth
+        size > 2 * max_depth
         and data.count(b"{") + data.count(b"[") > max_depth
         and _deeper_than(data, max_depth)
     ):
@@ -248,15 +251,25 @@ def decode_message(data: bytes, *, max_depth: int = MAX_NESTING_DEPTH) -> Messag
         )
     # Every byte of a compact message without duplicates or unknown keys comes back, so
     # an equal length proves that there are none; anything else is looked at closely.
-    size = len(_encode(envelope))
-    if size != len(data) and size != len(data.rstrip()):
+    encoded_size = len(_encode(envelope))
+    if encoded_size != size and encoded_size != len(data.rstrip()):
         _refuse_duplicate_keys(data, envelope)
-    id_, method, result = envelope.id, envelope.method, envelope.result
     # The kind is decided by the top-level keys alone. The three sound shapes come first;
     # what is left over is told apart only to say what is wrong with it.
-    if method is not UNSET and result is UNSET and envelope.error is UNSET:
+    id_, method, result = envelope.id, envelope.method, envelope.result
+    if method is not UNSET:
         params = envelope.params
-        if params is UNSET or memoryview(params)[0] in b"{[":
+        if (
+            result is UNSET
+            and envelope.error is UNSET
+            and (
+                params is UNSET
+                # Quicker than a look into `params`: where all members are known, no other
+                # one is a container, so a container at the end is this one.
+                or (encoded_size == size and data[-2] in b"}]")
+                or memoryview(params)[0] in b"{["
+            )
+        ):
             if id_ is UNSET:
                 return Notification(method, params)
             if id_ is not None:
@@ -449,15 +462,6 @@ def _deeper_than(data: bytes, limit: int) -> bool:
 # -- encoding -----------------------------------------------------------------------
 
 
-class _Wire(msgspec.Struct, omit_defaults=True):
-    jsonrpc: str
-    id: RequestId | UnsetType | None = UNSET
-    method: str | UnsetType = UNSET
-    params: object = UNSET
-    result: object = UNSET
-    error: object = UNSET
-
-
 def encode_message(message: Message) -> bytes:
     """Encode one message as compact JSON; raw parts go out as they came.
 
@@ -467,16 +471,9 @@ def encode_message(message: Message) -> bytes:
     Raises:
         TypeError: It is no message, or holds what JSON cannot express.
     """
-    kind = type(message)
-    if kind is Request:
-        return _encode(_Wire("2.0", message.id, message.method, message.params))  # type: ignore[union-attr]
-    if kind is Response:
-        return _encode(_Wire("2.0", message.id, UNSET, UNSET, message.result))  # type: ignore[union-attr]
-    if kind is Notification:
-        return _encode(_Wire("2.0", UNSET, message.method, message.params))  # type: ignore[union-attr]
-    if kind is ErrorResponse:
-        return _encode(_Wire("2.0", message.id, UNSET, UNSET, UNSET, message.error))  # type: ignore[union-attr]
-    raise TypeError(f"not a message: {kind.__name__}")
+    if type(message) not in _MESSAGE_TYPES:
+        raise TypeError(f"not a message: {type(message).__name__}")
+    return _encode(message)
 
 
 def encode_batch(messages: Iterable[Message]) -> bytes:
