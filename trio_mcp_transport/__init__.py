@@ -25,7 +25,7 @@ from .abc import (
     PeerProtocolError,
     WriteTimeout,
 )
-from .connect import connect_channel, open_channel
+from .connect import connect_channel, open_channel, open_peer
 from .context import Context, Session
 from .conversation import Call, Conversation, Dispatcher, PeerStatistics
 from .endpoint_parser import EndpointSpec, endpoint_from_environment, parse_endpoint
@@ -91,7 +91,7 @@ from .registry import (
 from .router import Router
 from .sansio.eras import LEGACY_REVISIONS, MODERN_REVISIONS, REVISIONS, Era, Negotiated
 from .sansio.metadata import CacheHint, LogLevel
-from .serve import serve_channels
+from .serve import serve_channels, serve_peers
 from .transports.accept import ChannelHandler, ServingListener, StreamListener, serve_listener
 from .transports.memory import MemoryChannel, memory_channel_pair
 from .transports.stream_channel import StreamChannel
@@ -197,11 +197,13 @@ __all__ = [
     "memory_channel_pair",
     "negotiate",
     "open_channel",
+    "open_peer",
     "parse_endpoint",
     "read_endpoint",
     "register_transport",
     "serve_channels",
     "serve_listener",
+    "serve_peers",
     "split_host_port",
     "transport_names",
 ]
