@@ -55,7 +55,7 @@ from .errors import (
     TransportError,
 )
 from .handlers import PeerErrorCode
-from .hub import Hub, ListKind
+from .hub import Hub, ListKind, SubscriptionFilter
 from .installation import Features, features
 from .jsonrpc import (
     Batch,
@@ -85,6 +85,7 @@ from .registry import (
     ChannelOverrides,
     ConnectFunction,
     ListenFunction,
+    StderrHandler,
     TransportRegistration,
     register_transport,
 )
@@ -92,6 +93,7 @@ from .router import Router
 from .sansio.eras import LEGACY_REVISIONS, MODERN_REVISIONS, REVISIONS, Era, Negotiated
 from .sansio.metadata import CacheHint, LogLevel
 from .serve import serve_channels, serve_peers
+from .subscription import Subscription
 from .transports.accept import ChannelHandler, ServingListener, StreamListener, serve_listener
 from .transports.memory import MemoryChannel, memory_channel_pair
 from .transports.stream_channel import StreamChannel
@@ -174,10 +176,13 @@ __all__ = [
     "RpcError",
     "ServingListener",
     "Session",
+    "StderrHandler",
     "StderrPolicy",
     "StdioEndpoint",
     "StreamChannel",
     "StreamListener",
+    "Subscription",
+    "SubscriptionFilter",
     "TcpEndpoint",
     "TransportError",
     "TransportRegistration",
