@@ -467,3 +467,20 @@ def test_a_header_that_comes_byte_by_byte_is_searched_once() -> None:
     framer.receive_data(b"{}")
     assert framer.next_event() == Frame(b"{}")
     assert _CountingBytes.searched < 3 * len(header)
+
+
+@pytest.mark.parametrize("framing", FRAMINGS)
+def test_many_are_sent_as_one_by_one_and_all_or_none(framing: Framing) -> None:
+    framer = make_framer(framing, max_message_bytes=12)
+    for payloads in ([], [b"{}"], [b"{}", b'{\n"a":1}', b"[]"], [b"123456789012", b"{}", b"12"]):
+        assert framer.send_many(payloads) == b"".join(map(framer.send, payloads))
+    with pytest.raises(MessageTooLarge):
+        framer.send_many([b"{}", b"1234567890123"])
+    framer.send_failed()
+    with pytest.raises(LocalProtocolError):
+        framer.send_many([b"{}"])
+
+
+def test_what_cannot_be_one_line_is_refused_among_many() -> None:
+    with pytest.raises(LocalProtocolError, match="line feeds"):
+        NewlineFramer().send_many([b"{}", b"no\njson"])

@@ -21,6 +21,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Sequence
 
 import msgspec
 
@@ -40,6 +41,7 @@ __all__ = [
 ]
 
 _BOM = b"\xef\xbb\xbf"
+_OPEN = Side.OPEN  # looking up a member of an enum costs, before Python 3.12
 
 
 class Frame(msgspec.Struct, frozen=True):
@@ -144,11 +146,15 @@ class Framer(ABC):
             LocalProtocolError: After `send_failed`, or the payload does not fit the
                 framing.
         """
-        if self._sending is not Side.OPEN:
+        if self._sending is not _OPEN:
             raise LocalProtocolError("send() after send_failed()")
         if len(payload) > self.max_message_bytes:
             raise MessageTooLarge(len(payload), self.max_message_bytes)
         return self._encode(payload)
+
+    def send_many(self, payloads: Sequence[bytes]) -> bytes:
+        """The bytes to write for several messages; as `send` otherwise, all or none."""
+        return b"".join([self.send(payload) for payload in payloads])
 
     def send_failed(self) -> None:
         """Tell that bytes from `send` were not, or not wholly, written."""
@@ -250,6 +256,19 @@ class NewlineFramer(Framer):
                     f"a payload with line feeds is not JSON, so it cannot be one line: {error}"
                 ) from error
         return payload + b"\n"
+
+    def send_many(self, payloads: Sequence[bytes]) -> bytes:
+        """The bytes to write for several messages; as `send` otherwise, all or none."""
+        data = b"\n".join([*payloads, b""])
+        # Where even all together are within the limit, and no line feed is in them, there
+        # is nothing to look for in each.
+        if (
+            self._sending is _OPEN
+            and len(data) <= self.max_message_bytes
+            and data.count(b"\n") == len(payloads)
+        ):
+            return data
+        return super().send_many(payloads)
 
     def _unread(self) -> bytes:
         parts = [*self._frames]

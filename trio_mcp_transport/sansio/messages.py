@@ -7,6 +7,7 @@ raises and ends it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import msgspec
@@ -137,3 +138,7 @@ class MessageMachine:
             LocalProtocolError: After `send_failed`.
         """
         return self.framer.send(encode_message(message))
+
+    def send_many(self, messages: Sequence[Message]) -> bytes:
+        """The bytes to write for several messages. Raises as `send`, for all or none."""
+        return self.framer.send_many([encode_message(message) for message in messages])
