@@ -1,0 +1,161 @@
+"""Two channels joined: what one receives, the other sends.
+
+Used by `trio-mcp connect`, `serve -- COMMAND` and `tap`, and by programs that put an MCP
+server on another transport. It never looks into a message: where both ends are byte
+streams, the payloads pass as they came, malformed ones included, so that the two
+parties, who know what they speak, settle errors between themselves.
+
+Theory of operation: one task for each direction, which receives only when what it
+received before was queued on the other side, so a slow reader slows the writer behind
+the bridge and memory stays bounded. An end is forwarded as an end; a failure ends both
+directions at once. Whatever happens, both channels are closed when the bridge ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
+
+import trio
+
+from .abc import MessageChannel
+from .jsonrpc import encode_message
+from .limits import DEFAULT_DRAIN_SECONDS
+
+__all__ = ["BridgeObserver", "BridgeSide", "SupportsFrames", "bridge_channels"]
+
+BridgeSide: TypeAlias = Literal["client", "server"]
+#: Told of what passes: the side it came from, and the payloads; none at that side's end.
+BridgeObserver: TypeAlias = Callable[[BridgeSide, Sequence[bytes]], Awaitable[None]]
+_Show: TypeAlias = Callable[[Sequence[bytes]], Awaitable[None]]
+
+
+@runtime_checkable
+class SupportsFrames(Protocol):
+    """A channel whose payloads can be had and sent undecoded."""
+
+    async def receive_frames(self, max_frames: int = 1000) -> list[bytes]:
+        """Wait for the first payload; return those that are here."""
+
+    async def send_frames(self, payloads: Sequence[bytes]) -> None:
+        """Queue payloads as they are."""
+
+
+async def bridge_channels(
+    client: MessageChannel,
+    server: MessageChannel,
+    *,
+    drain: float = DEFAULT_DRAIN_SECONDS,
+    stop: trio.Event | None = None,
+    observe: BridgeObserver | None = None,
+) -> bool:
+    """Pass everything between two channels, both ways and in order, until they end.
+
+    Between byte streams the payloads pass byte for byte (blank lines, which carry no
+    message, and the framing itself are each side's own). If one of the two has no bytes,
+    as in memory, messages pass instead, and a malformed one is answered by the channel
+    that received it.
+
+    An end of one side is forwarded with `send_eof` where the other can be told so, after
+    everything that came before. Then the other direction has `drain` seconds to end too,
+    so the answers to a client's last requests arrive. Where a client cannot be told that
+    the server has ended, its channel is flushed and closed instead. A channel that
+    another task closes ends the bridge as if both had ended.
+
+    If cancelled, both channels are aborted.
+
+    Args:
+        client: The side that asks; owned from now on.
+        server: The side that answers; owned from now on.
+        drain: Seconds for the second direction after the first has ended; `math.inf`
+            waits for it.
+        stop: Once it is set, nothing more is read from the client, as if it had ended.
+        observe: Awaited with what a side sent, before it is passed on; then with nothing
+            when that side ended. As long as it takes, nothing more is read from there.
+
+    Returns:
+        Whether both directions ended; False when `drain` seconds passed before.
+
+    Raises:
+        ChannelBroken: One side failed; the other was closed in order, so that all that
+            came before the failure could still arrive.
+        MessageTooLarge: A message is over the limit of the side it goes to.
+        LocalProtocolError: A payload does not fit the other side's framing.
+    """
+    by_bytes = isinstance(client, SupportsFrames) and isinstance(server, SupportsFrames)
+    pass_on = _pass_frames if by_bytes else _pass_messages
+    failures: list[Exception] = []
+    ended = 0
+
+    async def pump(side: BridgeSide, reading: trio.CancelScope) -> None:
+        nonlocal ended
+        source, sink = (client, server) if side == "client" else (server, client)
+        show = None if observe is None else partial(observe, side)
+        try:
+            with reading:
+                await pass_on(source, sink, show)
+            if show is not None:
+                await show(())
+            if sink.can_send_eof:
+                await sink.send_eof()
+            elif sink is client:
+                ended = 2  # it has to be closed to be told; what it sends would be lost
+        except trio.ClosedResourceError:
+            ended = 2  # somebody closes it on purpose; there is nothing to wait for
+        except Exception as error:
+            failures.append(error)
+            ended = 2
+        else:
+            ended += 1
+            # Counted from here, so that a slow reader gets what is still on its way;
+            # one that takes nothing at all runs into its channel's write timeout.
+            nursery.cancel_scope.deadline = trio.current_time() + drain
+        if ended >= 2:
+            nursery.cancel_scope.cancel()
+
+    async def watch(stop: trio.Event, reading: trio.CancelScope) -> None:
+        await stop.wait()
+        reading.cancel()
+
+    try:
+        async with trio.open_nursery() as nursery:
+            from_client = trio.CancelScope()
+            nursery.start_soon(pump, "client", from_client)
+            nursery.start_soon(pump, "server", trio.CancelScope())
+            if stop is not None:
+                nursery.start_soon(watch, stop, from_client)
+    finally:
+        async with trio.open_nursery() as closing:
+            closing.start_soon(_close, client)
+            closing.start_soon(_close, server)
+    if failures:
+        raise failures[0]
+    return ended >= 2
+
+
+async def _pass_frames(source: MessageChannel, sink: MessageChannel, show: _Show | None) -> None:
+    assert isinstance(source, SupportsFrames)
+    assert isinstance(sink, SupportsFrames)
+    with suppress(trio.EndOfChannel):
+        while True:
+            payloads = await source.receive_frames()
+            if show is not None:
+                await show(payloads)
+            await sink.send_frames(payloads)
+
+
+async def _pass_messages(source: MessageChannel, sink: MessageChannel, show: _Show | None) -> None:
+    with suppress(trio.EndOfChannel):
+        while True:
+            messages = await source.receive_many()
+            if show is not None:
+                await show([encode_message(message) for message in messages])
+            await sink.send_many(messages)
+
+
+async def _close(channel: MessageChannel) -> None:
+    # What ends here has been told already, or is not worth hiding what has.
+    with suppress(trio.BrokenResourceError):
+        await channel.aclose()

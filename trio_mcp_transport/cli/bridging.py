@@ -1,0 +1,88 @@
+"""Two endpoints joined for one command: `connect` and `tap` are this.
+
+The server is connected first: as long as there is none, nothing is read from the client,
+and own stdin and stdout are left alone.
+"""
+
+from __future__ import annotations
+
+import msgspec
+import trio
+
+from ..abc import ChannelBroken, MessageChannel
+from ..bridge import BridgeObserver, bridge_channels
+from ..connect import connect_channel
+from ..endpoints import Endpoint, ProcessEndpoint, StdioEndpoint
+from ..errors import TransportError
+from ..installation import features
+from .running import ExitStatus, Shutdown
+from .terminal import StdoutClosed, tell
+
+__all__ = ["is_broken_pipe", "join_endpoints", "supervised", "which_failed"]
+
+
+def supervised(endpoint: Endpoint) -> Endpoint:
+    """The endpoint as a bridge uses it: its child must not outlive the bridge."""
+    if isinstance(endpoint, ProcessEndpoint) and features().supervision:
+        return msgspec.structs.replace(endpoint, supervise=True)
+    return endpoint
+
+
+async def join_endpoints(
+    client: Endpoint,
+    server: Endpoint,
+    shutdown: Shutdown,
+    *,
+    drain: float,
+    observe: BridgeObserver | None = None,
+) -> int:
+    """Connect to both endpoints and pass everything between them.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        ConnectFailed: One of them cannot be connected to.
+        TransportError: One of them failed; the text starts with its name.
+        StdoutClosed: The client is own stdin and stdout, and nobody reads it.
+    """
+    async with trio.open_nursery() as nursery:
+        with shutdown.cancelling() as connecting:
+            server_channel = await connect_channel(nursery, supervised(server))
+        if connecting.cancelled_caught:
+            return ExitStatus.OK
+        async with server_channel:
+            with shutdown.cancelling() as connecting:
+                client_channel = await connect_channel(nursery, supervised(client))
+            if connecting.cancelled_caught:
+                return ExitStatus.OK
+            try:
+                complete = await bridge_channels(
+                    client_channel,
+                    server_channel,
+                    drain=drain,
+                    stop=shutdown.requested,
+                    observe=observe,
+                )
+            except ChannelBroken as error:
+                failed = which_failed(error, client_channel)
+                if failed and isinstance(client, StdioEndpoint) and is_broken_pipe(error):
+                    raise StdoutClosed from error
+                raise TransportError(f"{client if failed else server}: {error}") from error
+    if not complete:
+        tell(f"{server} had not ended {drain:g} s after the client; closed it")
+    return ExitStatus.OK
+
+
+def which_failed(error: ChannelBroken, channel: MessageChannel) -> bool:
+    """Whether it is this channel's own failure."""
+    return channel.failure is not None and channel.failure in {error, error.__cause__}
+
+
+def is_broken_pipe(error: BaseException | None) -> bool:
+    """Whether somebody stopped reading, as opposed to something having gone wrong."""
+    while error is not None:
+        if isinstance(error, BrokenPipeError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -1,0 +1,176 @@
+"""Endpoints as the commands take them: from arguments, the seeds' flags, the environment.
+
+Also says which of them may be listened at without anybody having to prove who they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import socket
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from ..endpoint_parser import endpoint_from_environment, parse_endpoint
+from ..endpoint_schemes import transport_names
+from ..endpoints import Endpoint, MemoryEndpoint, ProcessEndpoint, TcpEndpoint
+from ..errors import ConfigurationError
+
+__all__ = [
+    "add_drain",
+    "add_transport_flags",
+    "check_authenticated",
+    "chosen_by_flags",
+    "detecting",
+    "listening_endpoints",
+    "read_endpoint_argument",
+]
+
+#: What has an address even if none is given, see `endpoint_from_environment`.
+_TRANSPORTS_WITH_DEFAULTS = {"stdio", "tcp", "unix"}
+
+
+def add_transport_flags(parser: argparse.ArgumentParser) -> None:
+    """Add ``--transport`` and ``--stdiocfg``, which `serve` and `call` both have."""
+    parser.add_argument(
+        "--transport",
+        metavar="NAME",
+        help="the transport: stdio, tcp or unix; also how a key=value list is read",
+    )
+    parser.add_argument(
+        "--stdiocfg",
+        metavar="LIST",
+        help="options of own stdin and stdout: timeout_ms=30000;idle_read_timeout_ms=200;...",
+    )
+
+
+def add_drain(parser: argparse.ArgumentParser, default: float) -> None:
+    """Add ``--drain``."""
+    parser.add_argument(
+        "--drain",
+        type=_seconds,
+        default=default,
+        metavar="SECONDS",
+        help="how long the other direction may go on after one has ended, and work after"
+        " SIGINT or SIGTERM (default: %(default)g)",
+    )
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not value >= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
+    return value
+
+
+def read_endpoint_argument(name: str, text: str, transport: str | None = None) -> Endpoint:
+    """Parse an endpoint that was given as the argument `name`.
+
+    Raises:
+        ConfigurationError: It is none; the text starts with the argument's name.
+    """
+    try:
+        return parse_endpoint(text, transport=transport)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{name}: {error}") from error
+
+
+def chosen_by_flags(
+    transport: str | None, stdiocfg: str | None, environ: Mapping[str, str]
+) -> Endpoint:
+    """The endpoint that ``--transport`` and ``--stdiocfg`` name, or else the environment.
+
+    Raises:
+        ConfigurationError: A flag or a variable is wrong; the text names it.
+    """
+    if transport is not None and transport not in transport_names():
+        known = ", ".join(transport_names())
+        raise ConfigurationError(f"--transport: there is no {transport!r}, only: {known}")
+    if stdiocfg is not None:
+        if transport not in {None, "stdio"}:
+            raise ConfigurationError(f"--stdiocfg says nothing about {transport}")
+        try:
+            return endpoint_from_environment(environ, stdiocfg, transport="stdio")
+        except ConfigurationError as error:
+            raise ConfigurationError(f"--stdiocfg: {error}") from error
+    if transport is not None:
+        if transport not in _TRANSPORTS_WITH_DEFAULTS:
+            raise ConfigurationError(f"--transport={transport}: an endpoint must be given, too")
+        environ = {**environ, "TRANSPORT": transport}
+    return endpoint_from_environment(environ)
+
+
+def listening_endpoints(
+    listen: Sequence[str],
+    transport: str | None,
+    stdiocfg: str | None,
+    environ: Mapping[str, str],
+) -> list[Endpoint]:
+    """Where `serve` listens. Without any flag that is own stdin and stdout.
+
+    A client's framing is found out by its first bytes, unless the endpoint names one.
+
+    Raises:
+        ConfigurationError: One is wrong, or nobody could ever connect to it.
+    """
+    if listen and stdiocfg is not None:
+        raise ConfigurationError("--stdiocfg and --listen: give stdio's options in --listen")
+    if listen:
+        found = [read_endpoint_argument("--listen", text, transport) for text in listen]
+    else:
+        found = [chosen_by_flags(transport, stdiocfg, environ)]
+    for endpoint in found:
+        if isinstance(endpoint, ProcessEndpoint):
+            raise ConfigurationError(
+                f"--listen {endpoint}: a command is served with `-- COMMAND`, at `stdio:` alone"
+                " or at other endpoints"
+            )
+        if isinstance(endpoint, MemoryEndpoint):
+            raise ConfigurationError(
+                f"--listen {endpoint}: no other process could ever connect to it"
+            )
+    return [detecting(endpoint) for endpoint in found]
+
+
+def detecting(endpoint: Endpoint) -> Endpoint:
+    """The endpoint with its client's framing found out, unless it names another one."""
+    options = endpoint.options
+    if options.framing != "newline":
+        return endpoint
+    return msgspec.structs.replace(
+        endpoint, options=msgspec.structs.replace(options, framing="detect")
+    )
+
+
+def check_authenticated(endpoints: Sequence[Endpoint]) -> None:
+    """Refuse to listen where strangers could connect.
+
+    Own streams and Unix sockets have the operating system's permissions.
+
+    Raises:
+        ConfigurationError: One is a TCP address that is not loopback.
+    """
+    for endpoint in endpoints:
+        if isinstance(endpoint, TcpEndpoint) and not _is_loopback(endpoint.host):
+            raise ConfigurationError(
+                f"--listen {endpoint}: everybody who reaches this address could connect, as"
+                " nobody has to prove who they are; --allow-unauthenticated permits that"
+            )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
+    except ValueError:
+        pass
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return True  # it cannot be listened at either, and that error says why
+    return all(
+        ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback for *_, address in found
+    )

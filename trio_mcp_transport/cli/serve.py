@@ -1,0 +1,198 @@
+"""`trio-mcp serve`: the built-in server, or any stdio MCP server, on any transports.
+
+A command comes from the command line alone, never from a client. Each connection gets a
+child process of its own, which ends with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import TypeAlias
+
+import trio
+
+from ..abc import ChannelBroken, ChannelEvent, MessageChannel
+from ..bridge import bridge_channels
+from ..connect import open_channel
+from ..endpoints import Endpoint, ProcessEndpoint, StdioEndpoint
+from ..errors import ConfigurationError, TransportError
+from ..limits import DEFAULT_DRAIN_SECONDS
+from ..reporting import report
+from ..serve import serve_channels
+from .bridging import is_broken_pipe, supervised, which_failed
+from .builtin_server import BuiltinServer
+from .endpoints import add_drain, add_transport_flags, check_authenticated, listening_endpoints
+from .running import ExitStatus, Shutdown
+from .running import run as run_command
+from .terminal import StdoutClosed, tell
+
+__all__ = ["add_arguments", "run"]
+
+#: Children at a time. Each is a whole interpreter or Node, some 50 MB.
+DEFAULT_MAX_CHILDREN = 32
+#: On top of the drain: channels flush, and children are ended, in steps that are bounded
+#: by themselves and end before this.
+_CLOSING_SECONDS = 20.0
+
+#: Serves one client until it ends, or until the event is set and its work is done.
+_Handler: TypeAlias = Callable[[MessageChannel, trio.Event], Awaitable[None]]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `serve`."""
+    parser.usage = "%(prog)s [options] [-- COMMAND ...]"
+    parser.epilog = (
+        "COMMAND is a stdio MCP server. It inherits this environment. A client's first bytes"
+        " tell whether it speaks newlines or Content-Length, unless the endpoint says"
+        " framing=. SIGINT and SIGTERM let work that has begun finish; a second one aborts."
+    )
+    parser.add_argument(
+        "--listen",
+        action="append",
+        default=[],
+        metavar="ENDPOINT",
+        help="where to listen, any number of times (default: stdio:, or what TRANSPORT,"
+        " MCP_STDIO_CONFIG and MCP_STDIOTRANSPORT_TIMEOUT_MS say)",
+    )
+    add_transport_flags(parser)
+    parser.add_argument(
+        "--max-children",
+        type=int,
+        default=DEFAULT_MAX_CHILDREN,
+        metavar="N",
+        help="COMMANDs at a time; further connections wait (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--allow-unauthenticated",
+        action="store_true",
+        help="listen on TCP addresses other than loopback, though anybody may connect",
+    )
+    parser.add_argument(
+        "--keepalive-ms",
+        metavar="N",
+        help="the built-in server sends notifications/keepalive every N milliseconds"
+        " (default: MCP_KEEPALIVE_MS, or 0 for never)",
+    )
+    add_drain(parser, DEFAULT_DRAIN_SECONDS)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until a signal comes, or all clients of stdio have ended.
+
+    Raises:
+        ConfigurationError: An argument is wrong, or strangers could connect.
+        TransportError: An endpoint cannot be listened at, or own stdio failed.
+    """
+    endpoints = listening_endpoints(
+        arguments.listen, arguments.transport, arguments.stdiocfg, os.environ
+    )
+    if not arguments.allow_unauthenticated:
+        check_authenticated(endpoints)
+    command: tuple[str, ...] | None = arguments.child_command
+    drain: float = arguments.drain
+    handler: _Handler
+    if command is None:
+        seconds = _keepalive_seconds(arguments.keepalive_ms, os.environ.get("MCP_KEEPALIVE_MS"))
+        server = BuiltinServer(keepalive=seconds)
+
+        async def handler(channel: MessageChannel, stop: trio.Event) -> None:
+            await server.serve(channel, stop=stop, drain=drain)
+
+    else:
+        if arguments.keepalive_ms is not None:
+            raise ConfigurationError("--keepalive-ms is for the built-in server, not for COMMAND")
+        handler = _Children(command, arguments.max_children, drain).serve
+    return run_command(partial(_serve, endpoints, handler, drain))
+
+
+def _keepalive_seconds(argument: str | None, variable: str | None) -> float | None:
+    name, text = ("--keepalive-ms", argument) if argument else ("MCP_KEEPALIVE_MS", variable)
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise ConfigurationError(f"{name} must be a whole number of milliseconds, not {text!r}")
+    return int(text) / 1000 or None
+
+
+async def _serve(
+    endpoints: Sequence[Endpoint], handler: _Handler, drain: float, shutdown: Shutdown
+) -> int:
+    if len(endpoints) == 1 and isinstance(endpoints[0], StdioEndpoint):
+        # There is one client, so its failure is the command's.
+        await _serve_stdio(endpoints[0], handler, shutdown)
+        return ExitStatus.OK
+
+    async def serve_one(channel: MessageChannel) -> None:
+        try:
+            await handler(channel, shutdown.requested)
+        except ChannelBroken:
+            raise  # the client's, which the accept loop tells apart
+        except TransportError as error:
+            event = ChannelEvent(
+                name="child.failed", message=str(error), error=error, context=channel.context
+            )
+            report(None, event)
+
+    async with trio.open_nursery() as nursery:
+        bound: list[str] = await nursery.start(
+            partial(
+                serve_channels,
+                serve_one,
+                *endpoints,
+                stop=shutdown.requested,
+                drain=drain + _CLOSING_SECONDS,
+            )
+        )
+        for endpoint in bound:
+            tell(f"listening on {endpoint}")
+    return ExitStatus.OK
+
+
+async def _serve_stdio(endpoint: StdioEndpoint, handler: _Handler, shutdown: Shutdown) -> None:
+    async with open_channel(endpoint) as channel:
+        try:
+            await handler(channel, shutdown.requested)
+        except ChannelBroken as error:
+            if which_failed(error, channel):
+                if is_broken_pipe(error):
+                    raise StdoutClosed from error
+                raise TransportError(f"{endpoint}: {error}") from error
+            raise
+
+
+class _Children:
+    """Serves each client with a child process of its own, so many at a time."""
+
+    def __init__(self, command: tuple[str, ...], most: int, drain: float) -> None:
+        if most < 1:
+            raise ConfigurationError(f"--max-children must be at least 1, not {most}")
+        if shutil.which(command[0]) is None:
+            raise ConfigurationError(f"COMMAND: {command[0]!r} cannot be found or run")
+        self._endpoint = supervised(ProcessEndpoint(command=command, environment="inherit"))
+        self._places = trio.Semaphore(most)
+        self._drain = drain
+
+    async def serve(self, client: MessageChannel, stop: trio.Event) -> None:
+        """Start a child, as soon as there is a place, and join it to the client.
+
+        Raises:
+            ChannelBroken: The client's channel failed.
+            TransportError: The child could not be started, or failed.
+        """
+        async with self._places:
+            if stop.is_set():
+                return
+            async with open_channel(self._endpoint) as child:
+                try:
+                    complete = await bridge_channels(client, child, drain=self._drain, stop=stop)
+                except ChannelBroken as error:
+                    if which_failed(error, client):
+                        raise
+                    raise TransportError(f"{self._endpoint}: {error}") from error
+        if not complete:
+            message = f"the child had not ended {self._drain:g} s after its client; closed it"
+            report(None, ChannelEvent(name="drain.expired", message=message))
