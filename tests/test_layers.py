@@ -33,6 +33,7 @@ HOUSE: list[tuple[tuple[str, ...], bool]] = [
             "mrtr",
             "peer",
             "pending",
+            "restart",
             "router",
             "serving",
             "subscription",
