@@ -4,58 +4,239 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import select
+import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
+
+import trio_mcp_transport
+from trio_mcp_transport import (
+    ChannelOptions,
+    Endpoint,
+    MemoryEndpoint,
+    ProcessEndpoint,
+    StdioEndpoint,
+    TcpEndpoint,
+    TransportError,
+    UnixEndpoint,
+    parse_endpoint,
+)
 
 pytestmark = pytest.mark.docs
 
 ROOT = Path(__file__).parents[1]
-EXAMPLES = ROOT / "docs" / "examples"
+DOCS = ROOT / "docs"
+EXAMPLES = DOCS / "examples"
+PAGES = [ROOT / "README.rst", *sorted(DOCS.rglob("*.rst"))]
 
 
-def run_program(
-    program: Path | str, *arguments: str, cwd: Path, stdin: str = ""
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(program), *arguments],
+@pytest.fixture(scope="module", autouse=True)
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A directory in front of PATH in which `python` is this interpreter."""
+    directory = tmp_path_factory.mktemp("bin")
+    python = directory / "python"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        own = Path(sys.executable).parent
+        patch.setenv("PATH", os.pathsep.join([str(directory), str(own), os.environ["PATH"]]))
+        yield directory
+
+
+def run(command: str, cwd: Path, stdin: str = "") -> str:
+    """Run one line of a console block; return what it printed."""
+    done = subprocess.run(
+        ["bash", "-c", command],
         cwd=cwd,
         input=stdin,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=100,
         check=False,
-        env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@contextmanager
+def running(*arguments: str, cwd: Path) -> Generator[subprocess.Popen[str], None, None]:
+    """A server in the background; ended with the block."""
+    with subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as server:
+        try:
+            yield server
+            server.send_signal(signal.SIGINT)  # so that it tidies up
+            server.wait(30)
+        finally:
+            server.kill()
+
+
+def wait_for_listener(path: Path) -> None:
+    """Return when somebody listens at a Unix socket."""
+    poll = select.poll()  # only to wait a little without a clock of our own
+    for _ in range(3000):
+        with socket.socket(socket.AF_UNIX) as client:
+            if client.connect_ex(str(path)) == 0:
+                return
+        poll.poll(10)
+    raise AssertionError(f"nobody listens at {path}")
+
+
+# -- Examples --------------------------------------------------------------------------
+
+
+def console_blocks(page: Path) -> list[list[tuple[str, str]]]:
+    """The console blocks of a page: commands, each with the output that is shown."""
+    found = []
+    for block in re.findall(
+        r"^\.\. code-block:: console\n\n((?:   .*\n|\n)+)", page.read_text(), re.MULTILINE
+    ):
+        commands: list[tuple[str, str]] = []
+        for line in block.splitlines():
+            text = line.strip()
+            if text.startswith("$ "):
+                commands.append((text.removeprefix("$ "), ""))
+            elif text:
+                command, output = commands[-1]
+                commands[-1] = (command, f"{output}{text}\n")
+        found.append(commands)
+    return found
+
+
+def test_the_tutorial_shows_what_its_programs_print(tmp_path: Path) -> None:
+    shown = {
+        command: output
+        for block in console_blocks(DOCS / "tutorial" / "first-steps.rst")
+        for command, output in block
+        if "_client.py" in command
+    }
+    assert len(shown) == 3
+    path = tmp_path / "s"
+    with running("echo_server.py", f"unix:{path}", cwd=EXAMPLES):
+        wait_for_listener(path)
+        for command, output in shown.items():
+            here = command.replace("tcp://127.0.0.1:9000", f"unix:{path}")
+            assert run(here, EXAMPLES) == output, command
+
+
+def test_the_transport_of_ones_own_runs() -> None:
+    assert run("python own_transport.py", EXAMPLES) == (
+        '{"jsonrpc":"2.0","id":1,"method":"ping"}\n'
     )
 
 
 def test_the_property_test_of_the_framers_runs() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "fuzz_framers.py"],
-        cwd=EXAMPLES,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
-    assert "1 passed" in done.stdout
+    assert "1 passed" in run("python -m pytest -q -p no:cacheprovider fuzz_framers.py", EXAMPLES)
 
 
 def test_the_machine_serves_behind_asyncio() -> None:
-    with subprocess.Popen(
-        [sys.executable, str(EXAMPLES / "asyncio_server.py")], stdout=subprocess.PIPE, text=True
-    ) as server:
-        try:
-            assert server.stdout is not None
-            port = int(server.stdout.readline())
-            with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
-                client.sendall(b'{"jsonrpc":"2.0","id":1,"method":"echo","params":{"a":1}}\n')
-                client.sendall(b'{"jsonrpc":"2.0","id":2,"method":"other"}\n')
-                with client.makefile("r") as answers:
-                    assert json.loads(answers.readline())["result"] == {"a": 1}
-                    assert json.loads(answers.readline())["error"]["code"] == -32601
-        finally:
-            server.kill()
+    with running("asyncio_server.py", cwd=EXAMPLES) as server:
+        assert server.stdout is not None
+        port = int(server.stdout.readline())
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
+            client.sendall(b'{"jsonrpc":"2.0","id":1,"method":"echo","params":{"a":1}}\n')
+            client.sendall(b'{"jsonrpc":"2.0","id":2,"method":"other"}\n')
+            with client.makefile("r") as answers:
+                assert json.loads(answers.readline())["result"] == {"a": 1}
+                assert json.loads(answers.readline())["error"]["code"] == -32601
+
+
+def test_every_example_is_shown_on_a_page_and_named_by_a_test() -> None:
+    pages = "".join(page.read_text() for page in PAGES)
+    tests = Path(__file__).read_text()
+    for example in EXAMPLES.glob("*.py"):
+        assert f"examples/{example.name}" in pages
+        assert example.name in tests or f"python {example.name}" in pages
+
+
+# -- Pages -----------------------------------------------------------------------------
+
+PLACEHOLDERS = re.compile(r"[A-Z]{4}|\.\.\.")
+
+
+def endpoint_texts() -> list[str]:
+    """Every endpoint that a page shows as code."""
+    found: set[str] = set()
+    for page in PAGES:
+        for text in re.findall(r"``((?:tcp|unix|memory|stdio):[^`]*)``", page.read_text()):
+            if not PLACEHOLDERS.search(text):
+                found.add(" ".join(text.split()))
+    return sorted(found)
+
+
+@pytest.mark.parametrize("text", endpoint_texts())
+def test_an_endpoint_on_a_page_can_be_parsed(text: str) -> None:
+    assert str(parse_endpoint(text))
+
+
+def test_the_pages_show_endpoints_of_every_scheme() -> None:
+    assert {text.partition(":")[0] for text in endpoint_texts()} == {
+        "tcp",
+        "unix",
+        "memory",
+        "stdio",
+    }
+
+
+@pytest.mark.parametrize(
+    "struct",
+    [
+        ChannelOptions,
+        MemoryEndpoint,
+        ProcessEndpoint,
+        StdioEndpoint,
+        TcpEndpoint,
+        UnixEndpoint,
+    ],
+)
+def test_every_option_is_explained(struct: type[Endpoint | ChannelOptions]) -> None:
+    explained = f"{struct.__doc__}{Endpoint.__doc__}"
+    for field in msgspec.structs.fields(struct):
+        assert f"\n        {field.name}: " in explained, field.name
+
+
+def test_the_timeouts_page_has_every_timeout_with_its_default() -> None:
+    page = (DOCS / "discussion" / "timeouts.rst").read_text()
+    rows = dict(re.findall(r"^``(\w+_timeout)`` +(\S+)", page, re.MULTILINE))
+    defaults = {
+        field.name: "off" if field.default == float("inf") else f"{field.default:g}"
+        for field in msgspec.structs.fields(ChannelOptions)
+        if field.name.endswith("_timeout")
+    }
+    assert rows == defaults
+
+
+def test_the_tree_of_errors_is_that_of_the_code() -> None:
+    page = (DOCS / "reference" / "errors.rst").read_text()
+    parents: dict[str, str] = {}
+    stack: list[tuple[int, str]] = []
+    for line in re.findall(r"^    ( *[|+\- ]*\w+)(?:  .*)?$", page.split("text")[1], re.MULTILINE):
+        name = re.sub(r"^[ |+\-]*", "", line)
+        depth = len(line) - len(name)
+        while stack and stack[-1][0] >= depth:
+            stack.pop()
+        if stack:
+            parents[name] = stack[-1][1]
+        stack.append((depth, name))
+    faces = vars(trio_mcp_transport)
+    exceptions = {
+        name: value
+        for name, value in faces.items()
+        if isinstance(value, type) and issubclass(value, TransportError)
+    }
+    assert parents.keys() | {"TransportError"} == exceptions.keys()
+    for name, parent in parents.items():
+        assert exceptions[parent] in exceptions[name].__mro__, name
