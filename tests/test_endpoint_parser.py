@@ -157,11 +157,17 @@ def test_every_channel_option_can_stand_in_a_url_of_every_transport(start: str) 
                     framing="content-length",
                     max_message_bytes=1024,
                     outbox_bytes=4096,
+                    when_full="close",
                     idle_read_timeout=0.2,
                     write_timeout=0.15,
                     request_timeout=30.0,
                 )
             ),
+        ),
+        (
+            "write_queue_max_bytes=4096; when_full=block",
+            "stdio",
+            StdioEndpoint(options=ChannelOptions(outbox_bytes=4096)),
         ),
         (
             "timeout_ms = 0\tidle_read_timeout_ms =0\nwrite_timeout_ms= 0",

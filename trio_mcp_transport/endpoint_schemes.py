@@ -146,6 +146,9 @@ def read_endpoint(struct: type[E], parameters: Mapping[str, object], **target_fi
         if field in values:
             raise ConfigurationError(f"{field} is given twice")
         values[field] = _read(key, value, declared[field], milliseconds=key not in declared)
+    if "write_queue_max_bytes" in parameters:
+        # A queue of that name fails when it is full; it never makes the sender wait.
+        values.setdefault("when_full", "close")
     for required in msgspec.structs.fields(struct):
         if required.required and required.name not in values:
             raise ConfigurationError(f"{required.name} is missing in a {struct.scheme} endpoint")
