@@ -7,11 +7,10 @@ and own stdin and stdout are left alone.
 from __future__ import annotations
 
 import msgspec
-import trio
 
 from ..abc import ChannelBroken, MessageChannel
 from ..bridge import BridgeObserver, bridge_channels
-from ..connect import connect_channel
+from ..connect import open_channel
 from ..endpoints import Endpoint, ProcessEndpoint, StdioEndpoint
 from ..errors import TransportError
 from ..installation import features
@@ -46,16 +45,13 @@ async def join_endpoints(
         TransportError: One of them failed; the text starts with its name.
         StdoutClosed: The client is own stdin and stdout, and nobody reads it.
     """
-    async with trio.open_nursery() as nursery:
-        with shutdown.cancelling() as connecting:
-            server_channel = await connect_channel(nursery, supervised(server))
-        if connecting.cancelled_caught:
-            return ExitStatus.OK
-        async with server_channel:
-            with shutdown.cancelling() as connecting:
-                client_channel = await connect_channel(nursery, supervised(client))
-            if connecting.cancelled_caught:
-                return ExitStatus.OK
+    complete = True
+    with shutdown.cancelling() as connecting:
+        async with (
+            open_channel(supervised(server)) as server_channel,
+            open_channel(supervised(client)) as client_channel,
+        ):
+            shutdown.spare(connecting)
             try:
                 complete = await bridge_channels(
                     client_channel,

@@ -129,20 +129,30 @@ async def _call(
     revision: str | None,
     shutdown: Shutdown,
 ) -> int:
-    # Within a scope of its own, so that the server is told of a cancellation.
-    async with open_channel(endpoint, request_timeout=timeout) as channel, Peer(channel) as peer:
-        with shutdown.cancelling() as asking:
-            if method not in _HANDSHAKES:
-                info = {"name": "trio-mcp", "version": __version__}
-                await negotiate(peer, client_info=info, revision=revision)
-            result = await _request(peer, method, params)
-    if asking.cancelled_caught:
-        return ExitStatus.OK
+    result: Raw | None = None
+    with shutdown.cancelling() as connecting:
+        async with (
+            open_channel(endpoint, request_timeout=timeout) as channel,
+            Peer(channel) as peer,
+        ):
+            # From here on the end is in good order: the server is told, then disconnected.
+            shutdown.spare(connecting)
+            with shutdown.cancelling():
+                if method not in _HANDSHAKES:
+                    info = {"name": "trio-mcp", "version": __version__}
+                    await negotiate(peer, client_info=info, revision=revision)
+                result = await _request(peer, method, params)
+    _print_result(endpoint, result)
+    return ExitStatus.OK
+
+
+def _print_result(endpoint: Endpoint, result: Raw | None) -> None:
+    if result is None:  # a signal came first
+        return
     if isinstance(endpoint, StdioEndpoint):
         tell(bytes(result).decode())
     else:
         print_json(bytes(result))
-    return ExitStatus.OK
 
 
 async def _request(peer: Peer, method: str, params: Raw | None) -> Raw:

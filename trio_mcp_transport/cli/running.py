@@ -62,7 +62,11 @@ class Shutdown:
             try:
                 yield scope
             finally:
-                self._scopes.discard(scope)
+                self.spare(scope)
+
+    def spare(self, scope: trio.CancelScope) -> None:
+        """From now on the end of what is inside is seen to by somebody else."""
+        self._scopes.discard(scope)
 
 
 def run(main: Callable[[Shutdown], Awaitable[int]]) -> int:

@@ -18,6 +18,7 @@ import msgspec
 __all__ = [
     "StdoutClosed",
     "abandon",
+    "note",
     "print_json",
     "print_table",
     "print_text",
@@ -40,6 +41,15 @@ def tell(message: str) -> None:
     with contextlib.suppress(OSError, ValueError):
         stream.write(f"trio-mcp: {printable(message)}\n")
         stream.flush()
+
+
+def note(message: str) -> None:
+    """Show on a terminal what is being done; each note replaces the one before."""
+    stream = sys.stderr
+    if stream is not None and stream.isatty() and os.environ.get("TERM") != "dumb":
+        with contextlib.suppress(OSError, ValueError):
+            stream.write(f"\r\x1b[K{printable(message)}")
+            stream.flush()
 
 
 def wants_colour(stream: TextIO | None) -> bool:
