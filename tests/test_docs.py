@@ -240,3 +240,62 @@ def test_the_tree_of_errors_is_that_of_the_code() -> None:
     assert parents.keys() | {"TransportError"} == exceptions.keys()
     for name, parent in parents.items():
         assert exceptions[parent] in exceptions[name].__mro__, name
+
+
+# -- The README ------------------------------------------------------------------------
+
+
+def readme_programs() -> dict[str, str]:
+    text = (ROOT / "README.rst").read_text()
+    found = {}
+    for name, block in re.findall(
+        r"^\.\. code-block:: python\n    :name: (\S+)\n\n((?:    .*\n|\n)+)", text, re.MULTILINE
+    ):
+        found[name] = "\n".join(line[4:] for line in block.splitlines())
+    assert len(found) == text.count("code-block:: python")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("program", "printed"),
+    [
+        ("my_client.py", "{'text': 'hello'}\n"),
+        ("my_tool.py", "{'content': [{'type': 'text', 'text': 'hello'}]}\n"),
+    ],
+)
+def test_the_programs_of_the_readme_run(program: str, printed: str, tmp_path: Path) -> None:
+    for name, text in readme_programs().items():
+        (tmp_path / name).write_text(text)
+    output = run(f"python {program}", tmp_path)
+    assert printed.removesuffix("}\n") in output
+
+
+def test_the_first_commands_of_the_readme_are_each_one_line() -> None:
+    (first, second), *_ = ([command for command, _ in block] for block in readme_consoles())
+    assert first.endswith("trio-mcp demo")
+    assert second.endswith("pytest")
+
+
+def test_the_commands_of_the_readme_do_what_it_says(tmp_path: Path) -> None:
+    commands = [command for command, _ in readme_consoles()[1]]
+    path = tmp_path / "s"
+    serve, connect, call, tap = (
+        command.replace("tcp://127.0.0.1:9000", f"unix:{path}").replace(
+            "npx -y some-stdio-server", "python tool_server.py"
+        )
+        for command in commands
+    )
+    words = serve.split()
+    assert words[0] == "trio-mcp"
+    discover = '{"jsonrpc":"2.0","id":1,"method":"ping"}\n'
+    with running("-m", "trio_mcp_transport", *words[1:], cwd=EXAMPLES):
+        wait_for_listener(path)
+        assert json.loads(run(call, tmp_path))["tools"][0]["name"] == "add"
+        answer = json.loads(run(connect, tmp_path, stdin=discover))
+        assert answer["id"] == 1
+        assert "result" in answer
+        assert json.loads(run(tap, tmp_path, stdin=discover)) == answer
+
+
+def readme_consoles() -> list[list[tuple[str, str]]]:
+    return console_blocks(ROOT / "README.rst")
