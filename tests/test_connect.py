@@ -1,0 +1,506 @@
+"""Opening channels: what leaves the block, timeouts, options, and transports made elsewhere."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import trio
+from echo_endpoints import TRANSPORTS, echo, echo_endpoint
+from trio.testing import (
+    MockClock,
+    lockstep_stream_one_way_pair,
+    memory_stream_pair,
+    wait_all_tasks_blocked,
+)
+
+from trio_mcp_transport.abc import (
+    ChannelBroken,
+    ChannelContext,
+    ChannelEvent,
+    ChannelState,
+    EventHandler,
+    MessageChannel,
+    MessageListener,
+)
+from trio_mcp_transport.connect import connect_channel, open_channel
+from trio_mcp_transport.endpoint_schemes import read_endpoint, transport_names
+from trio_mcp_transport.endpoints import Endpoint
+from trio_mcp_transport.errors import ConfigurationError, ConnectFailed, ConnectTimeout
+from trio_mcp_transport.jsonrpc import Request, Response
+from trio_mcp_transport.limits import ChannelOptions
+from trio_mcp_transport.registry import ChannelOverrides, register_transport
+from trio_mcp_transport.serve import serve_channels
+from trio_mcp_transport.transports.stream_channel import StreamChannel
+
+pytestmark = pytest.mark.connect
+
+PING = Request(id=1, method="ping")
+
+
+@pytest.fixture(params=TRANSPORTS)
+def transport(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+# -- What leaves the block -------------------------------------------------------------
+
+
+async def test_a_channel_works_inside_the_block_and_is_closed_after_it(
+    transport: str, tmp_path: Path
+) -> None:
+    with trio.fail_after(30):
+        async with echo_endpoint(transport, tmp_path) as endpoint:
+            async with open_channel(endpoint) as channel:
+                assert channel.context.transport == transport
+                await channel.send(PING)
+                answer = await channel.receive()
+                assert isinstance(answer, Response)
+                assert answer.id == 1
+            assert channel.state is ChannelState.CLOSED
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("of the block"),
+        ExceptionGroup("of the block", [ValueError()]),
+        KeyboardInterrupt("of the block"),
+        SystemExit(3),
+        trio.EndOfChannel("of the block"),
+        StopAsyncIteration("of the block"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_what_the_block_raises_comes_out_as_the_same_object(
+    transport: str, tmp_path: Path, error: BaseException
+) -> None:
+    channel: MessageChannel | None = None
+
+    async def block() -> None:
+        nonlocal channel
+        async with open_channel(endpoint) as channel:
+            await channel.send(PING)
+            raise error
+
+    with trio.fail_after(30):
+        async with echo_endpoint(transport, tmp_path) as endpoint:
+            with pytest.raises(type(error)) as caught:
+                await block()
+    assert caught.value is error
+    assert channel is not None
+    assert channel.state is ChannelState.CLOSED
+
+
+async def test_cancelled_comes_out_as_the_same_object(transport: str, tmp_path: Path) -> None:
+    with trio.fail_after(30):
+        async with echo_endpoint(transport, tmp_path) as endpoint:
+            inner: BaseException | None = None
+            outer: BaseException | None = None
+            with trio.CancelScope() as scope:
+                try:
+                    async with open_channel(endpoint) as channel:
+                        scope.cancel()
+                        try:
+                            await channel.receive()
+                        except trio.Cancelled as error:
+                            inner = error
+                            raise
+                except BaseException as error:
+                    outer = error
+                    raise
+            assert scope.cancelled_caught
+            assert inner is not None
+            assert inner is outer
+            assert channel.state is ChannelState.CLOSED
+
+
+async def test_a_peer_that_fails_in_the_middle_is_an_error_and_no_group() -> None:
+    async def fail(channel: MessageChannel) -> None:
+        await channel.receive()
+        channel.abort()
+
+    async def block() -> None:
+        async with open_channel("memory:failing") as channel:
+            await channel.send(PING)
+            await channel.receive()
+
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(serve_channels, fail, "memory:failing")
+            with pytest.raises(ChannelBroken):
+                await block()
+            nursery.cancel_scope.cancel()
+
+
+# -- A transport made elsewhere --------------------------------------------------------
+
+
+class FakeEndpoint(Endpoint, frozen=True):
+    scheme = "fake"
+    target_fields = ("name",)
+
+    name: str
+
+    def target(self) -> str:
+        return self.name
+
+
+def parse_fake(target: str, parameters: Mapping[str, object]) -> FakeEndpoint:
+    return read_endpoint(FakeEndpoint, parameters, name=target)
+
+
+def make_channel(
+    nursery: trio.Nursery, endpoint: Endpoint, stream: trio.abc.Stream | None = None
+) -> MessageChannel:
+    return StreamChannel(
+        memory_stream_pair()[0] if stream is None else stream,
+        nursery=nursery,
+        context=ChannelContext(transport="fake"),
+        options=endpoint.options,
+    )
+
+
+ConnectFake = Callable[[trio.Nursery, FakeEndpoint, EventHandler | None], Awaitable[MessageChannel]]
+
+
+class Fake:
+    """What the fake transport does; each test sets it."""
+
+    connect: ConnectFake
+
+    def __init__(self) -> None:
+        async def connect(
+            nursery: trio.Nursery, endpoint: FakeEndpoint, on_event: EventHandler | None
+        ) -> MessageChannel:
+            await trio.lowlevel.checkpoint()
+            return make_channel(nursery, endpoint)
+
+        self.connect = connect
+
+    async def run(
+        self, nursery: trio.Nursery, endpoint: FakeEndpoint, on_event: EventHandler | None
+    ) -> MessageChannel:
+        return await self.connect(nursery, endpoint, on_event)
+
+
+@pytest.fixture
+def fake() -> Iterator[Fake]:
+    fake = Fake()
+    with register_transport("fake", parse_fake, fake.run, None):
+        yield fake
+
+
+async def test_a_channel_that_did_not_come_in_time_is_a_connect_timeout(
+    fake: Fake, autojump_clock: MockClock
+) -> None:
+    undone = False
+
+    async def connect(*args: object) -> MessageChannel:
+        nonlocal undone
+        try:
+            await trio.sleep_forever()
+        finally:
+            undone = True
+
+    fake.connect = connect
+    start = trio.current_time()
+    with pytest.raises(
+        ConnectTimeout, match=r"^fake:slow: no channel within 30 seconds$"
+    ) as caught:
+        async with open_channel("fake:slow"):
+            pytest.fail("it cannot be open")
+    assert isinstance(caught.value, ConnectFailed | TimeoutError)
+    assert trio.current_time() - start == 30
+    assert undone
+    with pytest.raises(ConnectTimeout, match=r"within 2\.5 seconds"):
+        async with open_channel("fake:slow?connect_timeout=60", connect_timeout=2.5):
+            pytest.fail("it cannot be open")
+    assert trio.current_time() == pytest.approx(start + 32.5)
+
+
+@pytest.mark.parametrize("connect_timeout", [30.0, math.inf, 5.0])
+async def test_a_cancellation_from_outside_is_no_connect_timeout(
+    fake: Fake, autojump_clock: MockClock, connect_timeout: float
+) -> None:
+    async def connect(*args: object) -> MessageChannel:
+        return await trio.sleep_forever()
+
+    fake.connect = connect
+    async with trio.open_nursery() as nursery:
+        with trio.move_on_after(5) as scope:
+            await connect_channel(nursery, "fake:slow", connect_timeout=connect_timeout)
+        assert scope.cancelled_caught
+
+
+async def test_a_timeout_does_not_show_the_arguments_of_a_command(
+    autojump_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def connect(*args: object, **kwargs: object) -> MessageChannel:
+        return await trio.sleep_forever()
+
+    monkeypatch.setattr("trio_mcp_transport.transports.process.connect_process", connect)
+    with pytest.raises(ConnectTimeout) as caught:
+        async with open_channel("stdio:prog --key=secret"):
+            pytest.fail("it cannot be open")
+    assert str(caught.value).startswith("stdio:prog ...: no channel")
+
+
+async def test_an_error_of_connecting_comes_out_as_it_is(fake: Fake) -> None:
+    error = ConnectFailed("refused")
+
+    async def connect(*args: object) -> MessageChannel:
+        await trio.lowlevel.checkpoint()
+        raise error
+
+    fake.connect = connect
+    with pytest.raises(ConnectFailed) as caught:
+        async with open_channel("fake:x"):
+            pytest.fail("it cannot be open")
+    assert caught.value is error
+
+
+async def test_after_an_error_nothing_is_flushed_and_nothing_is_waited_for(
+    fake: Fake, autojump_clock: MockClock
+) -> None:
+    stuck = trio.StapledStream(*lockstep_stream_one_way_pair())
+
+    async def connect(
+        nursery: trio.Nursery, endpoint: FakeEndpoint, on_event: EventHandler | None
+    ) -> MessageChannel:
+        await trio.lowlevel.checkpoint()
+        return make_channel(nursery, endpoint, stuck)
+
+    channel: MessageChannel | None = None
+
+    async def block() -> None:
+        nonlocal channel
+        async with open_channel("fake:x") as channel:
+            await channel.send(PING)
+            await wait_all_tasks_blocked()
+            raise ValueError("mine")
+
+    fake.connect = connect
+    start = trio.current_time()
+    with pytest.raises(ValueError, match="mine"):
+        await block()
+    assert trio.current_time() == start
+    assert channel is not None
+    assert channel.state is ChannelState.CLOSED
+
+
+def crashing(fake: Fake, error: BaseException, *, at_once: bool = False) -> trio.Event:
+    """Let a background task of the next channel raise, once the event is set."""
+    crash = trio.Event()
+
+    async def background() -> None:
+        with trio.CancelScope(shield=True):
+            await crash.wait()
+        raise error
+
+    async def connect(
+        nursery: trio.Nursery, endpoint: FakeEndpoint, on_event: EventHandler | None
+    ) -> MessageChannel:
+        nursery.start_soon(background)
+        if at_once:
+            await trio.sleep_forever()
+        await trio.lowlevel.checkpoint()
+        return make_channel(nursery, endpoint)
+
+    fake.connect = connect
+    if at_once:
+        crash.set()
+    return crash
+
+
+@pytest.mark.parametrize("error", [RuntimeError("task"), KeyboardInterrupt("task")])
+async def test_a_background_task_that_breaks_ends_the_block_with_its_error(
+    fake: Fake, error: BaseException
+) -> None:
+    crash = crashing(fake, error)
+
+    async def block() -> None:
+        async with open_channel("fake:x"):
+            crash.set()
+            await trio.sleep_forever()
+
+    with pytest.raises(type(error)) as caught:
+        await block()
+    assert caught.value is error
+
+
+async def test_a_background_task_that_breaks_while_connecting_is_that_error(fake: Fake) -> None:
+    error = RuntimeError("task")
+    crashing(fake, error, at_once=True)
+    with pytest.raises(RuntimeError) as caught:
+        async with open_channel("fake:x"):
+            pytest.fail("it cannot be open")
+    assert caught.value is error
+
+
+async def test_a_background_task_that_breaks_at_the_end_is_that_error(fake: Fake) -> None:
+    error = RuntimeError("task")
+    crash = crashing(fake, error)
+    with pytest.raises(RuntimeError) as caught:
+        async with open_channel("fake:x"):
+            crash.set()
+    assert caught.value is error
+
+
+async def test_the_error_of_the_block_wins_and_that_of_the_task_is_reported(fake: Fake) -> None:
+    events: list[ChannelEvent] = []
+    background, mine = RuntimeError("task"), ValueError("mine")
+    crash = crashing(fake, background)
+
+    async def block() -> None:
+        async with open_channel("fake:x", on_event=events.append):
+            crash.set()
+            raise mine
+
+    with pytest.raises(ValueError, match="mine") as caught:
+        await block()
+    assert caught.value is mine
+    assert [(event.name, event.error) for event in events] == [("task.failed", background)]
+
+
+async def test_a_keyboard_interrupt_in_a_task_wins_over_the_error_of_the_block(fake: Fake) -> None:
+    crash = crashing(fake, KeyboardInterrupt("task"))
+
+    async def block() -> None:
+        async with open_channel("fake:x"):
+            crash.set()
+            raise ValueError("mine")
+
+    with pytest.raises(KeyboardInterrupt, match="task"):
+        await block()
+
+
+async def test_connect_channel_leaves_the_channel_to_the_nursery_of_the_caller(fake: Fake) -> None:
+    async with trio.open_nursery() as nursery:
+        channel = await connect_channel(nursery, "fake:x")
+        # An idle channel has no task that holds the nursery open.
+    assert channel.state is ChannelState.CONNECTED
+    await channel.aclose()
+
+
+# -- Options and endpoints -------------------------------------------------------------
+
+
+def test_every_channel_option_can_be_overridden() -> None:
+    assert set(ChannelOverrides.__annotations__) == set(ChannelOptions.__struct_fields__)
+
+
+async def test_a_keyword_beats_the_endpoint_and_the_endpoint_the_default(fake: Fake) -> None:
+    endpoint = "fake:x?write_timeout=7&request_timeout=8&framing=detect"
+    async with open_channel(endpoint, request_timeout=math.inf, outbox_bytes=5) as channel:
+        assert channel.options == ChannelOptions(
+            framing="detect", write_timeout=7.0, request_timeout=math.inf, outbox_bytes=5
+        )
+    assert channel.capabilities.framing is None
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "fake:x?outbox_bytes=9",
+        {"url": "fake:x", "outbox_bytes": 9},
+        FakeEndpoint("x", options=ChannelOptions(outbox_bytes=9)),
+    ],
+)
+async def test_an_endpoint_can_be_text_a_mapping_or_an_object(
+    fake: Fake, endpoint: str | Mapping[str, object] | Endpoint
+) -> None:
+    async with open_channel(endpoint) as channel:
+        assert channel.options.outbox_bytes == 9
+
+
+async def test_an_override_that_is_wrong_is_refused_before_anything_is_opened() -> None:
+    with pytest.raises(ConfigurationError, match="write_timeout"):
+        async with open_channel("memory:x", write_timeout=-1):
+            pytest.fail("it cannot be open")
+    with pytest.raises(TypeError, match="speed"):
+        async with open_channel("memory:x", speed=1):  # type: ignore[call-arg] # its point
+            pytest.fail("it cannot be open")
+    with pytest.raises(ConfigurationError, match="no transport is called 'http'"):
+        async with open_channel("http://h/"):
+            pytest.fail("it cannot be open")
+
+
+async def test_stderr_of_a_child_arrives_line_by_line() -> None:
+    lines: list[str] = []
+    program = "import sys; print('one\\ntwo', file=sys.stderr); sys.stdin.read()"
+    endpoint = {"command": sys.executable, "args": ["-c", program], "stderr": "capture"}
+    with trio.fail_after(30):
+        async with open_channel(endpoint, on_stderr=lines.append):
+            pass
+    assert [line.strip() for line in lines] == ["one", "two"]
+
+
+async def test_what_is_no_child_has_no_stderr() -> None:
+    with pytest.raises(ConfigurationError, match="on_stderr is for child processes, not for mem"):
+        async with open_channel("memory:x", on_stderr=print):
+            pytest.fail("it cannot be open")
+
+
+# -- The registry ----------------------------------------------------------------------
+
+
+async def test_a_transport_that_only_listens_or_only_connects_says_so(fake: Fake) -> None:
+    with pytest.raises(ConfigurationError, match="no transport can listen at fake:x"):
+        await serve_channels(echo, "fake:x")
+
+    async def listen(endpoint: FakeEndpoint, on_event: EventHandler | None) -> MessageListener:
+        await trio.lowlevel.checkpoint()
+        raise ConnectFailed("in use")
+
+    def parse(target: str, parameters: Mapping[str, object]) -> FakeEndpoint:
+        return parse_fake(target, parameters)
+
+    class DeafEndpoint(FakeEndpoint, frozen=True):
+        scheme = "deaf"
+
+    def parse_deaf(target: str, parameters: Mapping[str, object]) -> DeafEndpoint:
+        return read_endpoint(DeafEndpoint, parameters, name=target)
+
+    with register_transport("deaf", parse_deaf, None, listen):
+        with pytest.raises(ConfigurationError, match="no transport can connect to deaf:x"):
+            async with open_channel("deaf:x"):
+                pytest.fail("it cannot be open")
+        with pytest.raises(ConnectFailed, match="in use"):
+            await serve_channels(echo, "deaf:x")
+
+
+def test_a_registration_ends_with_its_block_and_can_be_ended_twice(fake: Fake) -> None:
+    with pytest.raises(ConfigurationError, match="already"):
+        register_transport("fake", parse_fake, fake.run, None)
+    registration = register_transport("fake2", parse_fake, fake.run, None)
+    assert registration.scheme == "fake2"
+    with registration:
+        assert "fake2" in transport_names()
+    assert "fake2" not in transport_names()
+    registration.unregister()
+    with register_transport("fake2", parse_fake, fake.run, None):
+        registration.unregister()
+        assert "fake2" in transport_names()
+
+
+async def test_an_object_of_a_transport_that_is_gone_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="no transport can connect to fake:x"):
+        async with open_channel(FakeEndpoint("x")):
+            pytest.fail("it cannot be open")
+
+
+def test_transports_are_imported_when_they_are_used() -> None:
+    program = (
+        "import sys, trio_mcp_transport.connect, trio_mcp_transport.serve\n"
+        "print([name for name in ('process', 'stdio', 'tcp', 'unix')"
+        " if f'trio_mcp_transport.transports.{name}' in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert done.stdout.strip() == b"[]"

@@ -1,0 +1,82 @@
+"""Reporting what no caller sees, and choosing what one does."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from trio_mcp_transport.abc import ChannelEvent
+from trio_mcp_transport.errors import ConnectFailed
+from trio_mcp_transport.reporting import choose_failure, flatten, report
+
+pytestmark = pytest.mark.connect
+
+FIRST, SECOND = ValueError("first"), OSError("second")
+INTERRUPT = KeyboardInterrupt()
+
+
+@pytest.mark.parametrize(
+    ("error", "chosen", "reported"),
+    [
+        (FIRST, FIRST, []),
+        (INTERRUPT, INTERRUPT, []),
+        (ExceptionGroup("", [FIRST]), FIRST, []),
+        (ExceptionGroup("", [ExceptionGroup("", [FIRST]), SECOND]), FIRST, [SECOND]),
+        (BaseExceptionGroup("", [FIRST, INTERRUPT, SECOND]), INTERRUPT, [FIRST, SECOND]),
+    ],
+)
+def test_one_exception_stands_for_a_group_and_the_other_errors_are_reported(
+    error: BaseException, chosen: BaseException, reported: list[BaseException]
+) -> None:
+    events: list[ChannelEvent] = []
+    assert choose_failure(error, events.append) is chosen
+    assert [(event.name, event.error) for event in events] == [
+        ("task.failed", other) for other in reported
+    ]
+
+
+def test_a_group_is_flattened_in_order() -> None:
+    nested = BaseExceptionGroup("", [FIRST, BaseExceptionGroup("", [INTERRUPT, SECOND])])
+    assert list(flatten(nested)) == [FIRST, INTERRUPT, SECOND]
+
+
+@pytest.mark.parametrize(
+    ("error", "level", "traceback"),
+    [
+        (None, logging.WARNING, False),
+        (ConnectFailed("refused"), logging.WARNING, False),
+        (FIRST, logging.ERROR, True),
+    ],
+)
+def test_an_event_without_a_handler_is_logged(
+    error: BaseException | None,
+    level: int,
+    traceback: bool,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    report(None, ChannelEvent(name="it.happened", message="here", error=error))
+    (record,) = caplog.records
+    assert record.getMessage() == "it.happened: here"
+    assert record.levelno == level
+    assert (record.exc_info is not None) == traceback
+
+
+def test_an_event_with_a_handler_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    events: list[ChannelEvent] = []
+    event = ChannelEvent(name="it.happened", message="here")
+    report(events.append, event)
+    assert events == [event]
+    assert not caplog.records
+
+
+def test_a_handler_of_events_that_fails_is_logged_and_so_is_the_event(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(_: ChannelEvent) -> None:
+        raise FIRST
+
+    report(fail, ChannelEvent(name="it.happened", message="here"))
+    assert [record.levelno for record in caplog.records] == [logging.ERROR, logging.WARNING]
+    assert caplog.records[0].exc_info is not None
+    assert caplog.records[0].exc_info[1] is FIRST
