@@ -27,6 +27,7 @@ from trio_mcp_transport import (
     TcpEndpoint,
     TransportError,
     UnixEndpoint,
+    limits,
     parse_endpoint,
 )
 
@@ -132,6 +133,14 @@ def test_the_tutorial_shows_what_its_programs_print(tmp_path: Path) -> None:
             assert run(here, EXAMPLES) == output, command
 
 
+def test_the_bridge_of_a_few_lines_runs(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    server = f"stdio:{sys.executable} echo_server.py"
+    with running("bridge.py", server, f"unix:{path}", cwd=EXAMPLES):
+        wait_for_listener(path)
+        assert run(f"python echo_client.py unix:{path}", EXAMPLES) == "{'text': 'hello'}\n"
+
+
 def test_the_transport_of_ones_own_runs() -> None:
     assert run("python own_transport.py", EXAMPLES) == (
         '{"jsonrpc":"2.0","id":1,"method":"ping"}\n'
@@ -206,6 +215,18 @@ def test_every_option_is_explained(struct: type[Endpoint | ChannelOptions]) -> N
     explained = f"{struct.__doc__}{Endpoint.__doc__}"
     for field in msgspec.structs.fields(struct):
         assert f"\n        {field.name}: " in explained, field.name
+
+
+@pytest.mark.parametrize("command", ["serve", "connect", "call", "tap", "demo", "bench"])
+def test_every_option_of_the_command_line_is_explained(command: str, tmp_path: Path) -> None:
+    page = (DOCS / "reference" / "cli.rst").read_text()
+    common, *sections = re.split(r"^(\w+)\n-+$", page, flags=re.MULTILINE)
+    section = dict(zip(sections[::2], sections[1::2], strict=True))[command]
+    explained = re.findall(r"``(--[\w-]+)", common + section)
+    help_ = run(f"trio-mcp {command} --help", tmp_path)
+    options = set(re.findall(r"^  +(?:-\w, )?(--[\w-]+)", help_, re.MULTILINE))
+    assert options - {"--help"} <= set(explained)
+    assert set(re.findall(r"^``(--[\w-]+)", section, re.MULTILINE)) <= options
 
 
 def test_the_timeouts_page_has_every_timeout_with_its_default() -> None:
@@ -299,3 +320,37 @@ def test_the_commands_of_the_readme_do_what_it_says(tmp_path: Path) -> None:
 
 def readme_consoles() -> list[list[tuple[str, str]]]:
     return console_blocks(ROOT / "README.rst")
+
+
+# -- The hardening page ----------------------------------------------------------------
+
+
+def shown(name: str, value: object) -> str:
+    """A default as the page writes it."""
+    if isinstance(value, bool):
+        return "off" if not value else "on"
+    if value == float("inf"):
+        return "off"
+    if name == "permissions" and isinstance(value, int):
+        return f"0{value:o}"
+    if name.lower().endswith("_bytes") and isinstance(value, int):
+        mib = value // 1024 // 1024
+        return f"{mib} MiB" if mib else f"{value // 1024} KiB"
+    if isinstance(value, float):
+        return f"{value:g} s"
+    return str(value)
+
+
+def test_the_hardening_page_shows_the_real_defaults() -> None:
+    page = (DOCS / "discussion" / "hardening.rst").read_text()
+    rows = re.findall(r"^     - ``(\w+)``\n     -(.*)$", page, re.MULTILINE)
+    defaults: dict[str, object] = {}
+    structs = (ChannelOptions, ProcessEndpoint, TcpEndpoint, UnixEndpoint)
+    for struct in structs:
+        for field in msgspec.structs.fields(struct):
+            defaults[field.name] = field.default
+    defaults |= {name: value for name, value in vars(limits).items() if name.isupper()}
+    assert len(rows) > 25
+    for name, default in rows:
+        if default.strip():
+            assert default.strip() == shown(name, defaults[name]), name

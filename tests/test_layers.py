@@ -34,6 +34,7 @@ HOUSE: list[tuple[tuple[str, ...], bool]] = [
             "peer",
             "pending",
             "restart",
+            "restart",
             "router",
             "serving",
             "subscription",

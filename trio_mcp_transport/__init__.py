@@ -25,6 +25,7 @@ from .abc import (
     PeerProtocolError,
     WriteTimeout,
 )
+from .bridge import BridgeObserver, BridgeSide, bridge_channels
 from .connect import connect_channel, open_channel, open_peer
 from .context import Context, Session
 from .conversation import Call, Conversation, Dispatcher, PeerStatistics
@@ -105,6 +106,8 @@ __all__ = [
     "MODERN_REVISIONS",
     "REVISIONS",
     "Batch",
+    "BridgeObserver",
+    "BridgeSide",
     "CacheHint",
     "Call",
     "ChannelBroken",
@@ -190,6 +193,7 @@ __all__ = [
     "WhenFull",
     "WriteTimeout",
     "__version__",
+    "bridge_channels",
     "compact",
     "connect_channel",
     "decode_batch",

@@ -36,7 +36,7 @@ class Features:
             processes they came from (Linux's ``/proc/self/fd``). Without it they are read
             and written in threads.
         supervision: Whether a child's process group can be killed with this process,
-            even by SIGKILL (``supervise=true``; POSIX).
+            even by SIGKILL (``supervise=true``; POSIX, with a shell).
     """
 
     extras: Mapping[str, bool]
@@ -64,5 +64,5 @@ def features() -> Features:
         abstract_sockets=linux,
         peer_credentials=hasattr(socket, "SO_PEERCRED"),
         private_stdio=linux and os.path.isdir("/proc/self/fd"),
-        supervision=os.name == "posix",
+        supervision=os.name == "posix" and os.path.exists("/bin/sh"),
     )
