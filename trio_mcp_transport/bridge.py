@@ -15,21 +15,36 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 import trio
 
-from .abc import MessageChannel
+from .abc import ChannelState, MessageChannel
 from .jsonrpc import encode_message
 from .limits import DEFAULT_DRAIN_SECONDS
 
-__all__ = ["BridgeObserver", "BridgeSide", "SupportsFrames", "bridge_channels"]
+__all__ = ["BridgeEnd", "BridgeObserver", "BridgeSide", "SupportsFrames", "bridge_channels"]
 
 BridgeSide: TypeAlias = Literal["client", "server"]
 #: Told of what passes: the side it came from, and the payloads; none at that side's end.
 BridgeObserver: TypeAlias = Callable[[BridgeSide, Sequence[bytes]], Awaitable[None]]
 _Show: TypeAlias = Callable[[Sequence[bytes]], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BridgeEnd:
+    """How a bridge ended that nothing failed on.
+
+    Attributes:
+        first: The side that ended first; None if another task closed a channel before.
+        complete: Whether there was nothing to wait for any more; False when the drain's
+            seconds passed before.
+    """
+
+    first: BridgeSide | None
+    complete: bool
 
 
 @runtime_checkable
@@ -50,7 +65,7 @@ async def bridge_channels(
     drain: float = DEFAULT_DRAIN_SECONDS,
     stop: trio.Event | None = None,
     observe: BridgeObserver | None = None,
-) -> bool:
+) -> BridgeEnd:
     """Pass everything between two channels, both ways and in order, until they end.
 
     Between byte streams the payloads pass byte for byte (blank lines, which carry no
@@ -76,7 +91,7 @@ async def bridge_channels(
             when that side ended. As long as it takes, nothing more is read from there.
 
     Returns:
-        Whether both directions ended; False when `drain` seconds passed before.
+        How it ended.
 
     Raises:
         ChannelBroken: One side failed; the other was closed in order, so that all that
@@ -87,10 +102,11 @@ async def bridge_channels(
     by_bytes = isinstance(client, SupportsFrames) and isinstance(server, SupportsFrames)
     pass_on = _pass_frames if by_bytes else _pass_messages
     failures: list[Exception] = []
-    ended = 0
+    ended: list[BridgeSide] = []
+    over = False
 
     async def pump(side: BridgeSide, reading: trio.CancelScope) -> None:
-        nonlocal ended
+        nonlocal over
         source, sink = (client, server) if side == "client" else (server, client)
         show = None if observe is None else partial(observe, side)
         try:
@@ -98,22 +114,30 @@ async def bridge_channels(
                 await pass_on(source, sink, show)
             if show is not None:
                 await show(())
+            ended.append(side)
             if sink.can_send_eof:
                 await sink.send_eof()
             elif sink is client:
-                ended = 2  # it has to be closed to be told; what it sends would be lost
+                over = True  # it has to be closed to be told; what it sends would be lost
         except trio.ClosedResourceError:
-            ended = 2  # somebody closes it on purpose; there is nothing to wait for
+            over = True  # somebody closes it on purpose; there is nothing to wait for
         except Exception as error:
             failures.append(error)
-            ended = 2
-        else:
-            ended += 1
-            # Counted from here, so that a slow reader gets what is still on its way;
-            # one that takes nothing at all runs into its channel's write timeout.
-            nursery.cancel_scope.deadline = trio.current_time() + drain
-        if ended >= 2:
+            over = True
+        if over or len(ended) == 2:
+            over = True
             nursery.cancel_scope.cancel()
+            return
+        # Counted from here, so that a slow reader gets what is still on its way; one that
+        # takes nothing at all runs into its channel's write timeout.
+        nursery.cancel_scope.deadline = trio.current_time() + drain
+        # While it is read, a failure comes out of reading; from here on nobody does.
+        await source.wait_state(ChannelState.FAILED)
+        if source.failure is not None:
+            failures.append(source.failure.again())
+            failures[0].__cause__ = source.failure
+        over = True
+        nursery.cancel_scope.cancel()
 
     async def watch(stop: trio.Event, reading: trio.CancelScope) -> None:
         await stop.wait()
@@ -132,7 +156,7 @@ async def bridge_channels(
             closing.start_soon(_close, server)
     if failures:
         raise failures[0]
-    return ended >= 2
+    return BridgeEnd(first=ended[0] if ended else None, complete=over)
 
 
 async def _pass_frames(source: MessageChannel, sink: MessageChannel, show: _Show | None) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from ..abc import ChannelBroken, MessageChannel
-from ..bridge import BridgeObserver, bridge_channels
+from ..bridge import BridgeEnd, BridgeObserver, bridge_channels
 from ..connect import open_channel
 from ..endpoints import Endpoint, ProcessEndpoint, StdioEndpoint
 from ..errors import TransportError
@@ -45,7 +45,7 @@ async def join_endpoints(
         TransportError: One of them failed; the text starts with its name.
         StdoutClosed: The client is own stdin and stdout, and nobody reads it.
     """
-    complete = True
+    end: BridgeEnd | None = None
     with shutdown.cancelling() as connecting:
         async with (
             open_channel(supervised(server)) as server_channel,
@@ -53,7 +53,7 @@ async def join_endpoints(
         ):
             shutdown.spare(connecting)
             try:
-                complete = await bridge_channels(
+                end = await bridge_channels(
                     client_channel,
                     server_channel,
                     drain=drain,
@@ -65,7 +65,12 @@ async def join_endpoints(
                 if failed and isinstance(client, StdioEndpoint) and is_broken_pipe(error):
                     raise StdoutClosed from error
                 raise TransportError(f"{client if failed else server}: {error}") from error
-    if not complete:
+    if end is None or shutdown.requested.is_set():
+        return ExitStatus.OK
+    if end.first == "server":
+        tell(f"{server} ended the conversation")
+        return ExitStatus.FAILED
+    if not end.complete:
         tell(f"{server} had not ended {drain:g} s after the client; closed it")
     return ExitStatus.OK
 

@@ -150,7 +150,7 @@ class _Formatter(logging.Formatter):
 
 
 def set_up_logging(level: str, *, debug: bool) -> None:
-    """Log to stderr, whatever else was set up."""
+    """Log to stderr."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter(debug=debug))
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.basicConfig(level=level.upper(), handlers=[handler])

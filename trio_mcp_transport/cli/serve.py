@@ -188,11 +188,11 @@ class _Children:
                 return
             async with open_channel(self._endpoint) as child:
                 try:
-                    complete = await bridge_channels(client, child, drain=self._drain, stop=stop)
+                    end = await bridge_channels(client, child, drain=self._drain, stop=stop)
                 except ChannelBroken as error:
                     if which_failed(error, client):
                         raise
                     raise TransportError(f"{self._endpoint}: {error}") from error
-        if not complete:
+        if not end.complete:
             message = f"the child had not ended {self._drain:g} s after its client; closed it"
             report(None, ChannelEvent(name="drain.expired", message=message))
