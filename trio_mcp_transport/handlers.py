@@ -77,6 +77,10 @@ class Handlers:
         max_notifications: Notifications that wait for their handlers.
         expose_errors: Whether the text of a handler's exception goes out.
         reporter: Where faults go.
+
+    Attributes:
+        running: Requests that are being handled.
+        ending: Whether the conversation is over: handlers may fail to send.
     """
 
     def __init__(
@@ -102,6 +106,7 @@ class Handlers:
         self._notifying = False
         self._idle: trio.Event | None = None
         self.running = 0
+        self.ending = False
 
     @property
     def waiting(self) -> int:
@@ -242,7 +247,8 @@ class Handlers:
             lone = lone.exceptions[0]
         if isinstance(lone, RpcError):  # out of a nursery of the handler's
             return ErrorResponse(incoming.id, error_object(lone))
-        self._report("handler.failed", f"the handler of {incoming.method!r} failed", error)
+        if not (self.ending and isinstance(lone, GONE)):  # an ordinary thing at the end
+            self._report("handler.failed", f"the handler of {incoming.method!r} failed", error)
         if self._expose_errors:
             text = f"{type(lone).__name__}: {lone}"
             return ErrorResponse(incoming.id, ErrorObject(int(ErrorCode.INTERNAL_ERROR), text))

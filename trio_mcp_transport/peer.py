@@ -451,6 +451,7 @@ class Peer:
         """Fail what waits for answers, with the first cause; end what is endless."""
         if self._end is None:
             self._end = cause
+            self._handlers.ending = True
             self._pending.fail_all(cause)
             if self.conversation is not None:
                 self.conversation.end()

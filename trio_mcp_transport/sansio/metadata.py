@@ -228,7 +228,7 @@ def complete_result(
         fields["_meta"] = {**meta, SERVER_INFO_KEY: server_info}
     # Server/utilities/caching: "Interim results with resultType: "input_required" [...] are
     # not cacheable and carry no caching hints."
-    if cache is not None and as_raw(fields["resultType"]) == b'"complete"':
+    if cache is not None and msgspec.json.decode(as_raw(fields["resultType"])) == "complete":
         fields.setdefault("ttlMs", cache.ttl_ms)
         fields.setdefault("cacheScope", cache.scope)
     return fields if isinstance(result, dict) else Raw(_encode(fields))
