@@ -1,0 +1,172 @@
+"""From many measured values to one row for each case: medians, ratios, verdicts. Pure."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+import msgspec
+
+from .plan import Case, Contestant, Transport, Unit, Work, higher_is_better
+
+__all__ = ["Environment", "Results", "Row", "describe_budget", "is_met", "make_row", "to_unit"]
+
+#: Values of each contestant of a case, in the case's unit, one for each round.
+Samples = Mapping[Contestant, Sequence[float]]
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One case, measured.
+
+    Attributes:
+        work: What was done.
+        transport: Over what.
+        payload_bytes: Bytes of one request, without the line feed.
+        connections: Connections that were open at a time.
+        unit: Of the values. Better is lower, except where it ends in ``/s``.
+        ours: This package; the median of all rounds, as all values are.
+        floor: The bare stream.
+        sdk: The official Python SDK; None where it was not installed or cannot do it.
+        peers: Others on the same work, by name.
+        ratio_to_floor: `ours` divided by `floor`: for times and sizes better when lower,
+            for rates better when higher. None where the floor is zero.
+        ratio_to_sdk: `ours` divided by `sdk`, likewise.
+    """
+
+    work: Work
+    transport: Transport
+    payload_bytes: int
+    connections: int
+    unit: Unit
+    ours: float | None
+    floor: float | None
+    sdk: float | None
+    peers: dict[str, float]
+    ratio_to_floor: float | None
+    ratio_to_sdk: float | None
+
+
+class Environment(msgspec.Struct, frozen=True):
+    """Where and how it was measured."""
+
+    python: str
+    implementation: str
+    platform: str
+    machine: str
+    cpu_count: int | None
+    versions: dict[str, str]
+    rounds: int
+    seconds: float
+
+    @classmethod
+    def describe(cls, *, rounds: int, seconds: float) -> Environment:
+        """This machine, and what is installed on it."""
+        return cls(
+            python=platform.python_version(),
+            implementation=platform.python_implementation(),
+            platform=f"{platform.system()} {platform.release()}",
+            machine=platform.machine(),
+            cpu_count=_usable_cpus(),
+            versions=_versions(),
+            rounds=rounds,
+            seconds=seconds,
+        )
+
+
+class Results(msgspec.Struct, frozen=True):
+    """What ``--json`` keeps."""
+
+    environment: Environment
+    rows: list[Row]
+
+
+def _usable_cpus() -> int | None:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on this platform
+        return os.cpu_count()
+
+
+def _versions() -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name in ("trio-mcp-transport", "trio", "msgspec", "mcp"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def to_unit(case: Case, value: float) -> float:
+    """What a process measured, seconds an operation or bytes, in the case's unit."""
+    match case.unit:
+        case "us":
+            return value * 1e6
+        case "ms":
+            return value * 1e3
+        case "msg/s":
+            return 1 / value
+        case "MB/s":
+            return case.payload_bytes / value / 1e6
+        case "KiB":
+            return value / 1024
+
+
+def make_row(case: Case, samples: Samples) -> Row:
+    """The medians of a case, and what they are to each other."""
+    medians = {name: statistics.median(values) for name, values in samples.items() if values}
+    ours, floor, sdk = medians.get("ours"), medians.get("floor"), medians.get("sdk")
+    return Row(
+        work=case.work,
+        transport=case.transport,
+        payload_bytes=case.payload_bytes,
+        connections=case.connections,
+        unit=case.unit,
+        ours=_rounded(ours),
+        floor=_rounded(floor),
+        sdk=_rounded(sdk),
+        peers={},
+        ratio_to_floor=_ratio(ours, floor),
+        ratio_to_sdk=_ratio(ours, sdk),
+    )
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.5g}")
+
+
+def _ratio(ours: float | None, other: float | None) -> float | None:
+    return None if ours is None or not other else _rounded(ours / other)
+
+
+def is_met(case: Case, row: Row) -> bool | None:
+    """Whether the case reached what it must; None when nothing of that was measured."""
+    checks = [
+        (case.budget.to_floor, row.ratio_to_floor),
+        (case.budget.to_sdk, row.ratio_to_sdk),
+        (case.budget.absolute, row.ours),
+    ]
+    better = higher_is_better(case.unit)
+    verdicts = [
+        found >= wanted if better else found <= wanted
+        for wanted, found in checks
+        if wanted is not None and found is not None
+    ]
+    return all(verdicts) if verdicts else None
+
+
+def describe_budget(case: Case) -> str:
+    """The budget in a few signs, such as ``<= 1.6 floor``."""
+    sign = ">=" if higher_is_better(case.unit) else "<="
+    budget = case.budget
+    parts = []
+    if budget.to_floor is not None:
+        parts.append(f"{sign} {budget.to_floor:g} floor")
+    if budget.to_sdk is not None and "sdk" in case.contestants:
+        parts.append(f"{sign} {budget.to_sdk:g} sdk")
+    if budget.absolute is not None:
+        parts.append(f"{sign} {budget.absolute:g} {case.unit}")
+    return ", ".join(parts)

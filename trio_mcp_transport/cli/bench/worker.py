@@ -1,0 +1,64 @@
+"""One fresh process of a benchmark: ``python -m trio_mcp_transport.cli.bench.worker TASK``.
+
+A measurer prints one number: seconds per operation, or bytes where memory is measured. A
+server serves until its stdin ends.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+import msgspec
+import trio
+
+from . import memory
+from .plan import Task
+from .timing import seconds_per_operation
+
+Work = Callable[[int], Awaitable[None]]
+
+
+class _Side(Protocol):
+    """What each contestant's module offers."""
+
+    def client(self, task: Task) -> AbstractAsyncContextManager[Work]: ...
+
+    async def serve(self, task: Task) -> None: ...
+
+
+def _side(task: Task) -> _Side:
+    """The contestant's module; each process imports only the one it needs."""
+    if task.contestant == "sdk":
+        from . import sdk
+
+        return sdk
+    if task.contestant == "ours":
+        from . import ours
+
+        return ours
+    from . import floor
+
+    return floor
+
+
+async def _measure(task: Task) -> float:
+    if task.work == "memory-idle":
+        return await memory.bytes_per_idle_connection(task)
+    if task.work == "memory-growth":
+        return await memory.growth_in_bytes(task)
+    async with _side(task).client(task) as work:
+        return await seconds_per_operation(work, seconds=task.seconds, warm_up=task.warm_up)
+
+
+async def _main(task: Task) -> None:
+    if task.role == "serve":
+        await _side(task).serve(task)
+    else:
+        print(await _measure(task), flush=True)  # ruff: ignore[print] (read by the run)
+
+
+if __name__ == "__main__":
+    trio.run(_main, msgspec.json.decode(sys.argv[1], type=Task))
