@@ -11,6 +11,7 @@ Pure data. A case names a *work*, and every contestant does that same work:
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Literal, TypeAlias, get_args
 
