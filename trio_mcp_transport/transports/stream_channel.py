@@ -36,7 +36,7 @@ from ..abc import (
     MessageChannel,
     PeerProtocolError,
 )
-from ..errors import LocalProtocolError, RemoteProtocolError
+from ..errors import LocalProtocolError, MessageTooLarge, RemoteProtocolError
 from ..jsonrpc import (
     Batch,
     ErrorObject,
@@ -59,6 +59,8 @@ __all__ = ["StreamChannel", "SupportsClose"]
 
 #: Messages decoded at a time, so that one read of tiny messages is no long stretch.
 _DECODE_AT_ONCE = 1000
+#: What comes from the machine and is no message.
+_UNUSUAL = frozenset({Batch, MalformedMessage})
 
 
 @runtime_checkable
@@ -197,14 +199,27 @@ class StreamChannel(MessageChannel):
 
     async def send(self, value: Message) -> None:
         """Queue one message. See `MessageChannel.send`."""
-        data = self._encode(value)
         await trio.lowlevel.checkpoint_if_cancelled()
-        await self._queue(data, 1)
+        await self._queue(self._encode(value), 1)
+
+    def try_send(self, value: Message) -> bool:
+        """Queue one message if there is room. See `MessageChannel.try_send`."""
+        if self._batches:
+            return False  # it may be kept for a batch's answer, which is `send`'s business
+        self._check_may_send()
+        if not self._outbox.put(self._machine.send(value)):
+            return False
+        self._messages_sent += 1
+        return True
 
     async def send_many(self, values: Sequence[Message]) -> None:
         """Queue several messages, all or none. See `MessageChannel.send_many`."""
-        data = b"".join([self._encode(value) for value in values])
         await trio.lowlevel.checkpoint_if_cancelled()
+        if self._batches:
+            data = b"".join([self._encode(value) for value in values])
+        else:
+            self._check_may_send()
+            data = self._machine.send_many(values)
         await self._queue(data, len(values))
 
     def send_control(self, value: Message) -> None:
@@ -224,8 +239,7 @@ class StreamChannel(MessageChannel):
                 newline, so it cannot be sent.
         """
         self._check_may_send()
-        send = self._machine.framer.send
-        data = b"".join([send(payload) for payload in payloads])
+        data = self._machine.framer.send_many(payloads)
         await trio.lowlevel.checkpoint_if_cancelled()
         await self._queue(data, len(payloads))
 
@@ -238,10 +252,11 @@ class StreamChannel(MessageChannel):
         self._state.check_open()
         if not isinstance(self._stream, trio.abc.HalfCloseableStream):
             raise LocalProtocolError(f"{self._context.transport} cannot end one direction alone")
-        if self._eof_sent:
-            await trio.lowlevel.checkpoint()
-            return
         await self._outbox.flush()
+        while not self._outbox.is_idle:  # somebody sent before this task came to run
+            await self._outbox.flush()
+        if self._eof_sent:
+            return
         self._eof_sent = True
         try:
             await self._stream.send_eof()
@@ -249,7 +264,8 @@ class StreamChannel(MessageChannel):
             self._eof_sent = False
             raise
         except trio.BrokenResourceError as error:
-            raise self._lost(error, "while ending the sending half") from error
+            cause = _lost(error, "while ending the sending half")
+            raise self._failed(cause) from self._state.failure
         except trio.ClosedResourceError:
             self._state.check_open()
             raise
@@ -289,6 +305,7 @@ class StreamChannel(MessageChannel):
 
     async def receive_many(self, max_messages: int = 1000) -> list[Message]:
         """Wait for the first message, return all that are here."""
+        _check_count(max_messages)
         await self._wait_for_input(self._inbox)
         inbox = self._inbox
         if len(inbox) <= max_messages:
@@ -304,6 +321,7 @@ class StreamChannel(MessageChannel):
 
         For byte-exact bridges; not to be mixed with `receive`. Raises as `receive` does.
         """
+        _check_count(max_frames)
         await self._wait_for_input(self._frames)
         frames = self._frames
         count = min(len(frames), max_frames)
@@ -346,13 +364,11 @@ class StreamChannel(MessageChannel):
             with trio.move_on_after(idle):
                 return bytes(await self._stream.receive_some(READ_CHUNK_BYTES))
         except trio.BrokenResourceError as error:
-            raise self._lost(error, "while receiving") from error
+            raise self._failed(_lost(error, "while receiving")) from self._state.failure
         except trio.ClosedResourceError:
             self._state.check_open()
             raise
-        cause = IdleTimeout(f"no byte arrived for {idle:g} s")
-        self._fail(cause)
-        raise cause.again() from cause
+        raise self._failed(IdleTimeout(f"no byte arrived for {idle:g} s"))
 
     def _take(self, queue: deque[Message] | deque[bytes]) -> bool:
         """Move what the machine has to the queue; whether there is something now.
@@ -360,35 +376,43 @@ class StreamChannel(MessageChannel):
         Raises:
             ChannelBroken: There is nothing, and the peer broke the framing.
         """
-        if queue is self._frames:
-            self._frames.extend(self._machine.framer.next_payloads(_DECODE_AT_ONCE))
-        else:
-            for event in self._machine.next_events(_DECODE_AT_ONCE):
-                self._accept(event)
-        if queue:
-            return True
-        try:
-            last = (
-                self._machine.framer.next_event()
-                if queue is self._frames
-                else self._machine.next_event()
-            )
-        except RemoteProtocolError as error:
-            cause = PeerProtocolError(str(error))
-            cause.error = error
-            cause.__cause__ = error
-            self._last_words(error)
-            self._fail(cause)
-            raise (self._state.failure or cause).again() from cause
-        if last is NEED_DATA:
-            return False
-        if isinstance(last, EndOfData):
-            self._input_ended = True
-        elif isinstance(last, Frame):
-            self._frames.append(last.payload)
-        else:
-            self._accept(last)
-        return bool(queue)
+        while not self._input_ended:
+            if queue is self._frames:
+                self._frames.extend(self._machine.framer.next_payloads(_DECODE_AT_ONCE))
+            else:
+                events = self._machine.next_events(_DECODE_AT_ONCE)
+                if self._batches or not _UNUSUAL.isdisjoint(map(type, events)):
+                    for event in events:
+                        self._accept(event)
+                else:
+                    self._inbox.extend(events)  # type: ignore[arg-type]  # all are messages
+            if queue:
+                return True
+            # No message: all is read, or there is an end or a fault, or what was there was
+            # malformed and more may follow.
+            try:
+                last = (
+                    self._machine.framer.next_event()
+                    if queue is self._frames
+                    else self._machine.next_event()
+                )
+            except RemoteProtocolError as error:
+                cause = PeerProtocolError(str(error))
+                cause.error = error
+                cause.__cause__ = error
+                self._last_words(error)
+                raise self._failed(cause) from self._state.failure
+            if last is NEED_DATA:
+                return False
+            if isinstance(last, EndOfData):
+                self._input_ended = True
+            elif isinstance(last, Frame):
+                self._frames.append(last.payload)
+            else:
+                self._accept(last)
+            if queue:
+                return True
+        return False
 
     def _accept(self, event: MessageEvent) -> None:
         """Queue a message; see to what is not simply one."""
@@ -436,6 +460,8 @@ class StreamChannel(MessageChannel):
             self._outbox.put_control(self._machine.framer.send(payload))
         except ChannelBroken:
             return  # recorded as the channel's failure, which the next call raises
+        except MessageTooLarge:
+            return  # with such a limit the peer cannot be told
         self._messages_sent += 1
 
     def _last_words(self, error: RemoteProtocolError) -> None:
@@ -456,7 +482,11 @@ class StreamChannel(MessageChannel):
             return
         self._state.move(ChannelState.CLOSING)
         try:
-            with trio.move_on_after(self._options.close_timeout), suppress(ChannelBroken):
+            # It may fail meanwhile, or another task may abort it.
+            with (
+                trio.move_on_after(self._options.close_timeout),
+                suppress(ChannelBroken, trio.ClosedResourceError),
+            ):
                 await self._outbox.flush()
         finally:
             self._outbox.close(_closed_by_this_side)
@@ -501,15 +531,25 @@ class StreamChannel(MessageChannel):
             await trio.aclose_forcefully(self._stream)
         self._stream_closed.set()
 
-    def _lost(self, error: Exception, when: str) -> ChannelBroken:
-        """Fail because the stream broke; returns the exception to raise."""
-        if isinstance(error, ChannelBroken):
-            cause = error
-        else:
-            cause = ConnectionLost(f"the stream broke {when}: {error}".rstrip(": "))
-            cause.__cause__ = error
+    def _failed(self, cause: ChannelBroken) -> Exception:
+        """Fail, unless the channel has ended before; the exception that tells of its end."""
         self._fail(cause)
-        return (self._state.failure or cause).again()
+        first = self._state.failure
+        return _closed_by_this_side() if first is None else _chained(first)
+
+
+def _lost(error: Exception, when: str) -> ChannelBroken:
+    """The cause to record when the stream broke."""
+    if isinstance(error, ChannelBroken):
+        return error
+    cause = ConnectionLost(f"the stream broke {when}: {error}".rstrip(": "))
+    cause.__cause__ = error
+    return cause
+
+
+def _check_count(count: int) -> None:
+    if count < 1:
+        raise ValueError(f"at least 1 must be asked for, not {count}")
 
 
 def _closed_by_this_side() -> trio.ClosedResourceError:
