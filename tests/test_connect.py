@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 import trio
-from echo_endpoints import TRANSPORTS, echo, echo_endpoint
+from echo_endpoints import TRANSPORTS, echo_endpoint
+from fake_transport import Fake, FakeEndpoint, make_channel, parse_fake
 from trio.testing import (
     MockClock,
     lockstep_stream_one_way_pair,
@@ -20,26 +20,29 @@ from trio.testing import (
 
 from trio_mcp_transport.abc import (
     ChannelBroken,
-    ChannelContext,
     ChannelEvent,
     ChannelState,
     EventHandler,
     MessageChannel,
-    MessageListener,
 )
 from trio_mcp_transport.connect import connect_channel, open_channel
-from trio_mcp_transport.endpoint_schemes import read_endpoint, transport_names
 from trio_mcp_transport.endpoints import Endpoint
 from trio_mcp_transport.errors import ConfigurationError, ConnectFailed, ConnectTimeout
 from trio_mcp_transport.jsonrpc import Request, Response
 from trio_mcp_transport.limits import ChannelOptions
 from trio_mcp_transport.registry import ChannelOverrides, register_transport
 from trio_mcp_transport.serve import serve_channels
-from trio_mcp_transport.transports.stream_channel import StreamChannel
 
 pytestmark = pytest.mark.connect
 
 PING = Request(id=1, method="ping")
+
+
+@pytest.fixture
+def fake() -> Iterator[Fake]:
+    fake = Fake()
+    with register_transport("fake", parse_fake, fake.run, None):
+        yield fake
 
 
 @pytest.fixture(params=TRANSPORTS)
@@ -138,62 +141,7 @@ async def test_a_peer_that_fails_in_the_middle_is_an_error_and_no_group() -> Non
             nursery.cancel_scope.cancel()
 
 
-# -- A transport made elsewhere --------------------------------------------------------
-
-
-class FakeEndpoint(Endpoint, frozen=True):
-    scheme = "fake"
-    target_fields = ("name",)
-
-    name: str
-
-    def target(self) -> str:
-        return self.name
-
-
-def parse_fake(target: str, parameters: Mapping[str, object]) -> FakeEndpoint:
-    return read_endpoint(FakeEndpoint, parameters, name=target)
-
-
-def make_channel(
-    nursery: trio.Nursery, endpoint: Endpoint, stream: trio.abc.Stream | None = None
-) -> MessageChannel:
-    return StreamChannel(
-        memory_stream_pair()[0] if stream is None else stream,
-        nursery=nursery,
-        context=ChannelContext(transport="fake"),
-        options=endpoint.options,
-    )
-
-
-ConnectFake = Callable[[trio.Nursery, FakeEndpoint, EventHandler | None], Awaitable[MessageChannel]]
-
-
-class Fake:
-    """What the fake transport does; each test sets it."""
-
-    connect: ConnectFake
-
-    def __init__(self) -> None:
-        async def connect(
-            nursery: trio.Nursery, endpoint: FakeEndpoint, on_event: EventHandler | None
-        ) -> MessageChannel:
-            await trio.lowlevel.checkpoint()
-            return make_channel(nursery, endpoint)
-
-        self.connect = connect
-
-    async def run(
-        self, nursery: trio.Nursery, endpoint: FakeEndpoint, on_event: EventHandler | None
-    ) -> MessageChannel:
-        return await self.connect(nursery, endpoint, on_event)
-
-
-@pytest.fixture
-def fake() -> Iterator[Fake]:
-    fake = Fake()
-    with register_transport("fake", parse_fake, fake.run, None):
-        yield fake
+# -- Connecting ---------------------------------------------------------------------
 
 
 async def test_a_channel_that_did_not_come_in_time_is_a_connect_timeout(
@@ -330,7 +278,8 @@ async def test_a_background_task_that_breaks_ends_the_block_with_its_error(
             crash.set()
             await trio.sleep_forever()
 
-    with pytest.raises(type(error)) as caught:
+    # A Cancelled must not get past: outside of its scope the test would just end.
+    with pytest.raises((type(error), trio.Cancelled)) as caught:
         await block()
     assert caught.value is error
 
@@ -338,7 +287,7 @@ async def test_a_background_task_that_breaks_ends_the_block_with_its_error(
 async def test_a_background_task_that_breaks_while_connecting_is_that_error(fake: Fake) -> None:
     error = RuntimeError("task")
     crashing(fake, error, at_once=True)
-    with pytest.raises(RuntimeError) as caught:
+    with pytest.raises((RuntimeError, trio.Cancelled)) as caught:
         async with open_channel("fake:x"):
             pytest.fail("it cannot be open")
     assert caught.value is error
@@ -379,6 +328,88 @@ async def test_a_keyboard_interrupt_in_a_task_wins_over_the_error_of_the_block(f
 
     with pytest.raises(KeyboardInterrupt, match="task"):
         await block()
+
+
+def with_a_task(fake: Fake) -> None:
+    """Let each channel have a background task that goes on until it is cancelled."""
+
+    async def connect(
+        nursery: trio.Nursery, endpoint: FakeEndpoint, on_event: EventHandler | None
+    ) -> MessageChannel:
+        nursery.start_soon(trio.sleep_forever)
+        await trio.lowlevel.checkpoint()
+        return make_channel(nursery, endpoint)
+
+    fake.connect = connect
+
+
+async def test_background_tasks_end_with_the_block(fake: Fake) -> None:
+    with_a_task(fake)
+    with trio.fail_after(30):
+        async with open_channel("fake:x") as channel:
+            assert channel.is_connected
+
+
+@pytest.mark.parametrize("error", [None, ValueError("mine")])
+async def test_what_a_cancelled_block_raises_is_not_replaced_by_what_its_tasks_raise(
+    fake: Fake, error: Exception | None
+) -> None:
+    with_a_task(fake)
+    events: list[ChannelEvent] = []
+    inner: BaseException | None = error
+
+    async def block() -> None:
+        nonlocal inner
+        async with open_channel("fake:x", on_event=events.append):
+            scope.cancel()
+            if error is not None:
+                raise error
+            try:
+                await trio.sleep_forever()
+            except trio.Cancelled as cancelled:
+                inner = cancelled
+                raise
+
+    with trio.CancelScope() as scope, pytest.raises((ValueError, trio.Cancelled)) as caught:
+        await block()
+    assert inner is not None
+    assert caught.value is inner
+    assert events == []
+
+
+async def test_a_block_that_was_cancelled_meanwhile_ends_with_a_bare_cancelled(fake: Fake) -> None:
+    with_a_task(fake)
+
+    async def block() -> None:
+        async with open_channel("fake:x"):
+            scope.cancel()
+
+    with trio.CancelScope() as scope, pytest.raises(trio.Cancelled):
+        await block()
+
+
+async def test_what_was_sent_is_flushed_at_the_end_of_the_block(fake: Fake) -> None:
+    sending, receiving = lockstep_stream_one_way_pair()
+    received: list[bytes] = []
+
+    async def connect(
+        nursery: trio.Nursery, endpoint: FakeEndpoint, on_event: EventHandler | None
+    ) -> MessageChannel:
+        await trio.lowlevel.checkpoint()
+        stream = trio.StapledStream(sending, memory_stream_pair()[0])
+        return make_channel(nursery, endpoint, stream)
+
+    async def read_slowly() -> None:
+        await wait_all_tasks_blocked()
+        async for chunk in receiving:
+            received.append(bytes(chunk))
+
+    fake.connect = connect
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read_slowly)
+        async with open_channel("fake:x") as channel:
+            await channel.send(PING)
+    assert b"".join(received).endswith(b"}\n")
 
 
 async def test_connect_channel_leaves_the_channel_to_the_nursery_of_the_caller(fake: Fake) -> None:
@@ -446,61 +477,3 @@ async def test_what_is_no_child_has_no_stderr() -> None:
     with pytest.raises(ConfigurationError, match="on_stderr is for child processes, not for mem"):
         async with open_channel("memory:x", on_stderr=print):
             pytest.fail("it cannot be open")
-
-
-# -- The registry ----------------------------------------------------------------------
-
-
-async def test_a_transport_that_only_listens_or_only_connects_says_so(fake: Fake) -> None:
-    with pytest.raises(ConfigurationError, match="no transport can listen at fake:x"):
-        await serve_channels(echo, "fake:x")
-
-    async def listen(endpoint: FakeEndpoint, on_event: EventHandler | None) -> MessageListener:
-        await trio.lowlevel.checkpoint()
-        raise ConnectFailed("in use")
-
-    def parse(target: str, parameters: Mapping[str, object]) -> FakeEndpoint:
-        return parse_fake(target, parameters)
-
-    class DeafEndpoint(FakeEndpoint, frozen=True):
-        scheme = "deaf"
-
-    def parse_deaf(target: str, parameters: Mapping[str, object]) -> DeafEndpoint:
-        return read_endpoint(DeafEndpoint, parameters, name=target)
-
-    with register_transport("deaf", parse_deaf, None, listen):
-        with pytest.raises(ConfigurationError, match="no transport can connect to deaf:x"):
-            async with open_channel("deaf:x"):
-                pytest.fail("it cannot be open")
-        with pytest.raises(ConnectFailed, match="in use"):
-            await serve_channels(echo, "deaf:x")
-
-
-def test_a_registration_ends_with_its_block_and_can_be_ended_twice(fake: Fake) -> None:
-    with pytest.raises(ConfigurationError, match="already"):
-        register_transport("fake", parse_fake, fake.run, None)
-    registration = register_transport("fake2", parse_fake, fake.run, None)
-    assert registration.scheme == "fake2"
-    with registration:
-        assert "fake2" in transport_names()
-    assert "fake2" not in transport_names()
-    registration.unregister()
-    with register_transport("fake2", parse_fake, fake.run, None):
-        registration.unregister()
-        assert "fake2" in transport_names()
-
-
-async def test_an_object_of_a_transport_that_is_gone_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="no transport can connect to fake:x"):
-        async with open_channel(FakeEndpoint("x")):
-            pytest.fail("it cannot be open")
-
-
-def test_transports_are_imported_when_they_are_used() -> None:
-    program = (
-        "import sys, trio_mcp_transport.connect, trio_mcp_transport.serve\n"
-        "print([name for name in ('process', 'stdio', 'tcp', 'unix')"
-        " if f'trio_mcp_transport.transports.{name}' in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
-    assert done.stdout.strip() == b"[]"

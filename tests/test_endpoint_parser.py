@@ -389,6 +389,7 @@ BAD: list[tuple[object, str | None, str]] = [
     ({"type": "stdio", "url": "tcp://h:1"}, None, "the endpoint is of tcp, but stdio was asked"),
     ({"url": "https://h/mcp"}, None, "no transport is called 'https' (there are: memory, stdio"),
     ({"type": "http", "url": "https://h/mcp", "headers": {}}, None, "'https'"),
+    ({"url": "tcp://h:1"}, "unix", "the endpoint is of tcp, but unix was asked for"),
     ({"url": "h"}, None, "url must start with its scheme and a colon"),
     ({"url": "tcp://h:1?nodelay=1", "nodelay": True}, None, "nodelay is given twice"),
     ({"command": 5}, None, "command must be a string or a list of strings"),

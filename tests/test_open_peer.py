@@ -14,10 +14,11 @@ from trio.testing import (
 )
 
 from trio_mcp_transport.abc import (
+    ChannelEvent,
     ChannelState,
     MessageChannel,
 )
-from trio_mcp_transport.connect import open_peer
+from trio_mcp_transport.connect import open_channel, open_peer
 from trio_mcp_transport.errors import ConfigurationError
 from trio_mcp_transport.peer import Peer
 from trio_mcp_transport.router import Router
@@ -113,6 +114,40 @@ async def test_settings_of_a_peer_reach_it(autojump_clock: MockClock) -> None:
                 await peer.request("ping")
         assert trio.current_time() - start == 3
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"revision": "1999-01-01"}, "1999-01-01"),
+        ({"log_level": "loud"}, "log_level"),
+        ({"client_info": {"name": "x"}}, "client_info must have a version"),
+        ({"era": "legacy", "revision": "2026-07-28"}, "none of the revisions is legacy"),
+    ],
+)
+async def test_what_is_negotiated_with_is_checked(settings: dict[str, object], says: str) -> None:
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(serve_peers, make_router(), "memory:server")
+            with pytest.raises(ConfigurationError, match=says):
+                async with open_peer("memory:server", **settings):  # type: ignore[arg-type] # its point
+                    pytest.fail("it cannot be open")
+            nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("stop", [None, trio.Event()])
+async def test_a_connection_that_is_lost_is_reported(stop: trio.Event | None) -> None:
+    events: list[ChannelEvent] = []
+    serve = partial(serve_peers, stop=stop, on_event=events.append)
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(serve, Router(), "memory:server")
+            async with open_channel("memory:server") as channel:
+                await wait_all_tasks_blocked()
+                channel.abort()
+                await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+    assert [event.name for event in events] == ["connection.lost"]
 
 
 async def test_a_stop_closes_idle_peers_at_once_and_busy_ones_when_they_are_done(

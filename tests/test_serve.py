@@ -173,7 +173,9 @@ async def test_serving_ends_when_all_endpoints_are_done_and_their_handlers(fake:
         await trio.lowlevel.checkpoint()
         served += 1
 
-    await serve_channels(handle, "fake:a", "fake:b")
+    with trio.fail_after(30):
+        # Nobody ever stops it.
+        await serve_channels(handle, "fake:a", "fake:b", stop=trio.Event())
     assert served == 2
     assert [listener.closed > 0 for listener in fake.listeners] == [True, True]
 

@@ -169,7 +169,7 @@ class ServingListener:
             isinstance(error, ChannelBroken)
             and channel is not None
             and channel.state is ChannelState.FAILED
-            and (error is channel.failure or error.__cause__ is channel.failure)
+            and _stems_from(error, channel.failure)
         ):
             event = ChannelEvent(
                 name="connection.lost", message=str(error), error=error, context=context
@@ -381,3 +381,10 @@ def _unwrap(error: Exception) -> Exception:
     while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
+
+
+def _stems_from(error: BaseException | None, cause: BaseException | None) -> bool:
+    """Whether the error is the cause, or was raised from it, by however many steps."""
+    while error is not None and error is not cause:
+        error = error.__cause__
+    return error is not None
