@@ -18,6 +18,7 @@ from trio_mcp_transport.abc import (
     ChannelEvent,
     ChannelState,
     ConnectionLost,
+    MessageChannel,
 )
 from trio_mcp_transport.errors import (
     LocalProtocolError,
@@ -568,3 +569,26 @@ async def test_run_returns_at_the_end_and_raises_a_failure() -> None:
         nursery.start_soon(cut)
         with pytest.raises(ChannelBroken, match="cable cut"):
             await Peer(ours).run()
+
+
+@pytest.mark.parametrize("kind", ["memory", "stream"])
+async def test_try_send_queues_when_there_is_room_and_says_so(kind: str) -> None:
+    async with trio.open_nursery() as nursery:
+        if kind == "memory":
+            ours, theirs = memory_channel_pair(max_messages=1)
+            channels: tuple[MessageChannel, MessageChannel] = (ours, theirs)
+        else:
+            context, options = ChannelContext(transport="test"), ChannelOptions(outbox_bytes=10)
+            left, right = trio.testing.lockstep_stream_pair()
+            channels = (
+                StreamChannel(left, nursery=nursery, context=context, options=options),
+                StreamChannel(right, nursery=nursery, context=context, options=options),
+            )
+        async with channels[0] as near, channels[1] as far:
+            assert near.try_send(Notification("first"))
+            assert not near.try_send(Notification("second"))
+            assert near.statistics().messages_sent == 1
+            assert await far.receive() == Notification("first")
+            await near.aclose()
+            with pytest.raises(trio.ClosedResourceError):
+                near.try_send(Notification("third"))

@@ -254,6 +254,21 @@ class MessageChannel(trio.abc.Channel[Message]):
             trio.ClosedResourceError: As for `send`.
         """
 
+    def try_send(self, value: Message) -> bool:
+        """Queue one message if there is room for it at once; no checkpoint.
+
+        For callers that yield by other means. A channel that cannot tell says False.
+
+        Returns:
+            Whether it was queued. If not, `send` it.
+
+        Raises:
+            MessageTooLarge: As for `send`.
+            ChannelBroken: As for `send`.
+            trio.ClosedResourceError: As for `send`.
+        """
+        return False
+
     @abstractmethod
     def send_control(self, value: Message) -> None:
         """Queue a small message past a full outbox: error answers and cancels.

@@ -255,8 +255,11 @@ class Handlers:
         return ErrorResponse(incoming.id, INTERNAL_ERROR)
 
     async def _send_answer(self, incoming: _Incoming, answer: Response | ErrorResponse) -> None:
+        # A request that was cancelled meanwhile is not answered.
+        await trio.lowlevel.checkpoint_if_cancelled()
         try:
-            await self._channel.send(answer)
+            if not self._channel.try_send(answer):
+                await self._channel.send(answer)
         except GONE:
             pass  # a side that goes away before its answer is an ordinary thing
         except MessageTooLarge as error:

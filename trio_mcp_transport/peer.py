@@ -15,7 +15,6 @@ finish within `drain`, the channel is closed.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import Self, TypeVar, overload
@@ -357,7 +356,7 @@ class Peer:
         request_id: RequestId | None,
     ) -> Raw:
         """One request, one answer."""
-        self._check_open()
+        nursery = self._check_open()
         pending = self._pending.enter(request_id, method)
         sent = False
         try:
@@ -366,19 +365,17 @@ class Peer:
                 if pending.token is not UNSET:
                     params = with_meta(params, {"progressToken": pending.token})
             message = Request(pending.id, method, UNSET if params is None else params)
-            if timeout == max_timeout == math.inf:
-                await self.channel.send(message)
-                sent = True
-                self._sent += 1
-                await pending.wait()
-            else:
-                now = trio.current_time()
-                pending.timeout, pending.latest = timeout, now + max_timeout
-                with trio.CancelScope(deadline=now + min(timeout, max_timeout)) as pending.scope:
+            pending.set_timeout(timeout, max_timeout)
+            await trio.lowlevel.checkpoint_if_cancelled()
+            sent = self.channel.try_send(message)  # parking is the checkpoint then
+            if not sent:
+                with trio.CancelScope(deadline=pending.deadline):
                     await self.channel.send(message)
                     sent = True
-                    self._sent += 1
-                    await pending.wait()
+            if sent:
+                self._sent += 1
+                self._pending.watch_deadline(pending, nursery)
+                await pending.wait()
         finally:
             if pending.outcome is None:
                 self._pending.give_up(pending, was_sent=sent)
@@ -419,11 +416,12 @@ class Peer:
         """
         await self.channel.send(Notification(method, UNSET if params is None else params))
 
-    def _check_open(self) -> None:
+    def _check_open(self) -> trio.Nursery:
         if self._nursery is None:
             raise LocalProtocolError("the peer is not running: use `async with`")
         if self._end is not None:
             raise _fresh(self._end) from self._end
+        return self._nursery
 
     # -- the reader -----------------------------------------------------------------
 

@@ -50,10 +50,12 @@ class Pending:
 
     Attributes:
         outcome: The answer, or the cause that the connection ended with; None while open.
+        deadline: When its time is up; progress moves it, at most to `latest`.
     """
 
     __slots__ = (
         "_task",
+        "deadline",
         "id",
         "last_progress",
         "latest",
@@ -61,7 +63,6 @@ class Pending:
         "on_notification",
         "on_progress",
         "outcome",
-        "scope",
         "timeout",
         "token",
     )
@@ -70,7 +71,7 @@ class Pending:
         self.id = request_id
         self.method = method
         self.outcome: Response | ErrorResponse | Exception | None = None
-        self.scope: trio.CancelScope | None = None
+        self.deadline = math.inf
         self.timeout = math.inf
         self.latest = math.inf
         self.token: RequestId | UnsetType = UNSET
@@ -79,8 +80,14 @@ class Pending:
         self.on_notification: Callable[[Notification], object] | None = None
         self._task: trio.lowlevel.Task | None = None
 
+    def set_timeout(self, timeout: float, max_timeout: float) -> None:
+        """Count from now: `timeout` seconds without progress, `max_timeout` in all."""
+        now = trio.current_time()
+        self.timeout, self.latest = timeout, now + max_timeout
+        self.deadline = now + min(timeout, max_timeout)
+
     async def wait(self) -> None:
-        """Park until `finish`; cancelling just leaves."""
+        """Park until `finish` or `wake`; cancelling just leaves."""
         if self.outcome is None:
             self._task = trio.lowlevel.current_task()
             await trio.lowlevel.wait_task_rescheduled(self._abort)
@@ -92,6 +99,10 @@ class Pending:
     def finish(self, outcome: Response | ErrorResponse | Exception) -> None:
         """Say what became of it and wake the waiter."""
         self.outcome = outcome
+        self.wake()
+
+    def wake(self) -> None:
+        """Wake the waiter, for whom nothing has come if there is no outcome."""
         task = self._task
         if task is not None:
             self._task = None
@@ -104,7 +115,15 @@ class PendingTable:
     Ids are compared with their type: 1 is not "1".
     """
 
-    __slots__ = ("_abandoned", "_by_id", "_by_token", "_last_id", "_last_token", "_listening")
+    __slots__ = (
+        "_abandoned",
+        "_by_id",
+        "_by_token",
+        "_last_id",
+        "_last_token",
+        "_listening",
+        "_timer",
+    )
 
     def __init__(self) -> None:
         self._by_id: dict[RequestId, Pending] = {}
@@ -113,6 +132,7 @@ class PendingTable:
         self._last_id = 0
         self._last_token = 0
         self._listening = 0
+        self._timer: trio.CancelScope | None = None
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -198,9 +218,35 @@ class PendingTable:
         if pending is None or not params.progress > pending.last_progress:
             return None
         pending.last_progress = params.progress
-        if pending.scope is not None:
-            pending.scope.deadline = min(trio.current_time() + pending.timeout, pending.latest)
+        pending.deadline = min(trio.current_time() + pending.timeout, pending.latest)
         return pending
+
+    def watch_deadline(self, pending: Pending, nursery: trio.Nursery) -> None:
+        """See to it that a request is woken when its time is up.
+
+        One task does that for all of them, as a cancel scope for each would cost about
+        as much as the rest of a request.
+        """
+        deadline = pending.deadline
+        if deadline == math.inf:
+            return
+        if self._timer is None:
+            self._timer = trio.CancelScope(deadline=deadline)
+            nursery.start_soon(self._expire)
+        elif deadline < self._timer.deadline:
+            self._timer.deadline = deadline
+
+    async def _expire(self) -> None:
+        while self._timer is not None:
+            with self._timer:
+                await trio.sleep_forever()
+            now, earliest = trio.current_time(), math.inf
+            for pending in self._by_id.values():
+                if pending.deadline <= now:
+                    pending.wake()
+                else:
+                    earliest = min(earliest, pending.deadline)
+            self._timer = None if earliest == math.inf else trio.CancelScope(deadline=earliest)
 
     def related(self, notification: Notification) -> Pending | None:
         """The request that a notification belongs to, if that one listens."""

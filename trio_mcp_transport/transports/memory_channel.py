@@ -238,6 +238,15 @@ class MemoryChannel(MessageChannel):
         """Queue one message. See `MessageChannel.send`."""
         await self._send((value,))
 
+    def try_send(self, value: Message) -> bool:
+        """Queue one message if there is room. See `MessageChannel.try_send`."""
+        _check_types((value,))
+        self._check_may_send()
+        if not self._outbox.has_room(1):
+            return False
+        self._outbox.put((value,))
+        return True
+
     async def send_many(self, values: Sequence[Message]) -> None:
         """Queue several messages, all or none. See `MessageChannel.send_many`."""
         await self._send(tuple(values))
