@@ -8,15 +8,19 @@ synchronous.
 from __future__ import annotations
 
 import os
+import select
+import sys
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 
 import trio
 
 from ..abc import ChannelEvent, EventHandler
 from ..limits import CHILD_STDERR_TAIL_BYTES
 from ..reporting import report
-from .fd_stream import FdReceiveStream, ReceiveHalf, SendHalf
-from .private_fd import open_send_stream
+from .fd_stream import FdReceiveStream, FdSendStream, ReceiveHalf
+from .private_fd import duplicate
 
 __all__ = ["StderrLines", "StderrPump", "open_own_stderr"]
 
@@ -27,17 +31,27 @@ STALLED_SECONDS = 1.0
 _LAST_READS = 64
 
 
-def open_own_stderr() -> SendHalf | None:
+def open_own_stderr() -> FdSendStream | None:
     """A stream to this process's stderr; None when it is a terminal, or closed.
 
     A child had better get a terminal itself: then it may ask for its width and colours.
     """
     if not stderr_is_open() or os.isatty(2):
         return None
-    try:
-        return open_send_stream(2)
-    except OSError:  # something that cannot be written to, such as a datagram socket
-        return None
+    fd = duplicate(2)
+    return FdSendStream(fd, write=partial(_write_if_ready, fd))
+
+
+def _write_if_ready(fd: int, data: bytes | bytearray | memoryview) -> int:
+    """Write without waiting, though the descriptor blocks: its flags are not only ours."""
+    if sys.platform != "win32":
+        poll = select.poll()
+        poll.register(fd, select.POLLOUT)
+        if not poll.poll(0):
+            raise BlockingIOError
+        # A pipe with room takes so much at least (pipe(7)); a file takes everything.
+        data = data[: select.PIPE_BUF]
+    return os.write(fd, data)
 
 
 def stderr_is_open() -> bool:
@@ -100,7 +114,7 @@ class StderrPump:
         self,
         source: ReceiveHalf,
         *,
-        own_stderr: SendHalf | None,
+        own_stderr: FdSendStream | None,
         lines: StderrLines | None,
         on_event: EventHandler | None,
     ) -> None:
@@ -150,15 +164,13 @@ class StderrPump:
                 data = self._source.receive_nowait()
                 if not data:
                     return
-                self._take(data)
-                if self._own_stderr is not None:
-                    self._own_stderr.send_nowait(data)
-            except (
-                trio.ClosedResourceError,
-                trio.BrokenResourceError,
-                trio.BusyResourceError,
-            ):
+            except (trio.ClosedResourceError, trio.BrokenResourceError):
                 return
+            self._take(data)
+            if self._own_stderr is not None:
+                with suppress(trio.BrokenResourceError, trio.BusyResourceError):
+                    while data and (sent := self._own_stderr.send_nowait(data)):
+                        data = data[sent:]
 
     def _take(self, data: bytes) -> None:
         self._tail += data
@@ -173,9 +185,9 @@ class StderrPump:
             return
         try:
             sent = stream.send_nowait(data)
-            if sent == len(data):
+            if sent:
                 self._stalled = False
-            elif not self._stalled:
+            if sent < len(data) and not self._stalled:
                 with trio.move_on_after(STALLED_SECONDS) as scope:
                     await stream.send_all(data[sent:])
                 if scope.cancelled_caught:
