@@ -283,6 +283,26 @@ async def test_a_slow_peer_is_not_a_stalled_one(autojump_clock: trio.testing.Moc
     assert one.state is ChannelState.CONNECTED
 
 
+async def test_whoever_is_next_in_line_is_timed_from_when_the_peer_took_something(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    one, other = memory_channel_pair(ChannelOptions(write_timeout=10), max_messages=1)
+    await one.send(note(0))
+
+    async def expect_timeout() -> None:
+        with pytest.raises(WriteTimeout):
+            await one.send(note(2))
+
+    with trio.fail_after(100):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(one.send, note(1))
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(expect_timeout)
+            await trio.sleep(9)
+            assert await other.receive() == note(0)
+    assert trio.current_time() == 19
+
+
 async def test_a_receive_that_gets_nothing_for_too_long_ends_the_channel(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
