@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from typing import NoReturn
 
 import msgspec
 import pytest
@@ -568,3 +569,76 @@ async def test_background_work_of_a_peer_is_guarded_and_ends_with_it() -> None:
         assert "some work" in other.events[0].message
     with pytest.raises(trio.ClosedResourceError):
         other.peer.start_soon(functools.partial(trio.sleep, 0), "late work")
+
+
+async def test_params_that_are_no_json_are_refused_on_a_channel_that_passes_references() -> None:
+    router, _ = gated()
+    async with served(router) as other:
+        await other.channel.send(Request(1, "echo", {"x": object()}))
+        answer = await other.channel.receive()
+        assert isinstance(answer, ErrorResponse)
+        assert answer.error.code == -32602
+        await other.channel.send(Notification("note", {"x": object()}))
+        await trio.testing.wait_all_tasks_blocked()
+        assert other.event_names == ["handler.failed"]
+        assert await other.ask("echo", {}) == Response(1, Raw(b"{}"))
+
+
+class Broken:
+    """A dispatcher with faults of its own."""
+
+    def join(self, peer: Peer) -> Broken:
+        return self
+
+    def receive_request(self, request: Request) -> NoReturn:
+        if request.method == "data":
+            raise RpcError(1, "no", object())
+        raise KeyError(request.method)
+
+    def receive_notification(self, notification: Notification) -> NoReturn:
+        raise KeyError(notification.method)
+
+    def end(self) -> None:
+        pass
+
+
+async def test_a_broken_dispatcher_does_not_end_the_conversation() -> None:
+    context = ChannelContext(transport="test")
+    events: list[ChannelEvent] = []
+    left, right = trio.testing.memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        ours = StreamChannel(left, nursery=nursery, context=context)
+        theirs = StreamChannel(right, nursery=nursery, context=context)
+        async with theirs, Peer(ours, Broken(), on_event=events.append):
+            await theirs.send(Notification("x"))
+            await theirs.send(Request(1, "data"))
+            await theirs.send(Request(2, "x"))
+            answer = await theirs.receive()
+            assert isinstance(answer, ErrorResponse)
+            assert (answer.id, answer.error.code) == (2, -32603)
+    assert [event.name for event in events] == [
+        "handler.failed",
+        "answer.dropped",
+        "handler.failed",
+    ]
+
+
+async def test_a_peer_that_is_about_to_stop_waits_for_its_handlers() -> None:
+    router, gate = gated()
+    async with served(router) as other, trio.open_nursery() as nursery:
+        await other.send("wait")
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(other.peer.drain)
+        nursery.start_soon(other.peer.drain)
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(nursery.child_tasks) == 2
+        gate.open.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(nursery.child_tasks) == 0
+        assert await other.channel.receive() == Response(1, {"id": 1})
+
+
+def test_a_peer_has_at_least_one_handler() -> None:
+    ours, _ = memory_channel_pair()
+    with pytest.raises(ValueError, match="max_handlers"):
+        Peer(ours, max_handlers=0)

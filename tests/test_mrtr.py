@@ -155,6 +155,22 @@ async def test_a_handler_keeps_state_of_its_own_over_the_rounds(
 
 
 @pytest.mark.parametrize("era", ["modern", "legacy"])
+async def test_a_handler_may_ask_out_of_a_nursery(era: Literal["modern", "legacy"]) -> None:
+    async def tool(ctx: Context) -> object:
+        found: list[str] = []
+
+        async def ask() -> None:
+            found.extend(await ctx.ask({"who": ELICIT}))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+        return {"content": found}
+
+    async with talking(server_with(tool), era) as pair:
+        assert content(await pair.call()) == ["who"]
+
+
+@pytest.mark.parametrize("era", ["modern", "legacy"])
 async def test_an_endless_asker_is_stopped(era: Literal["modern", "legacy"]) -> None:
     runs = 0
 
@@ -410,6 +426,7 @@ def flip(state: str) -> str:
         lambda state: state[:20],
         lambda state: "ä" + state,
         lambda state: state + "!",
+        lambda state: state + 70_000 * "A",
         lambda state: state.replace(state[0], "_" if state[0] != "_" else "-", 1),
     ],
 )

@@ -30,6 +30,7 @@ __all__ = [
     "PeerErrorCode",
     "Reporter",
     "error_object",
+    "lone_exception",
 ]
 
 #: Called with a stable name, a text and the exception.
@@ -242,9 +243,7 @@ class Handlers:
         return Response(incoming.id, result)
 
     def _failed(self, incoming: _Incoming, error: Exception) -> ErrorResponse:
-        lone: BaseException = error
-        while isinstance(lone, BaseExceptionGroup) and len(lone.exceptions) == 1:
-            lone = lone.exceptions[0]
+        lone = lone_exception(error)
         if isinstance(lone, RpcError):  # out of a nursery of the handler's
             return ErrorResponse(incoming.id, error_object(lone))
         if not (self.ending and isinstance(lone, GONE)):  # an ordinary thing at the end
@@ -275,6 +274,13 @@ class Handlers:
             await self._channel.send(ErrorResponse(incoming.id, error))
         except (*GONE, MessageTooLarge):
             pass  # not even a text as short as this one is allowed
+
+
+def lone_exception(error: BaseException) -> BaseException:
+    """What a group holds, if that is one exception; else the group, or what was given."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 def error_object(error: RpcError) -> ErrorObject:

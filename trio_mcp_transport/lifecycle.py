@@ -21,7 +21,6 @@ from .limits import DISCOVER_PROBE_TIMEOUT, MAX_INPUT_ROUNDS
 from .mrtr import INPUT_METHODS, InputRequest, gather, missing_capability
 from .peer import Peer
 from .sansio.eras import (
-    LEGACY_REVISIONS,
     MODERN_REVISIONS,
     REVISIONS,
     Discovery,
@@ -207,8 +206,6 @@ class _Client:
         Raises:
             RpcError: The server refused it.
         """
-        if revision not in LEGACY_REVISIONS:
-            raise NegotiationFailed(f"revision {revision} has no handshake")
         raw = await self._peer.request(
             "initialize",
             {

@@ -314,6 +314,8 @@ class StateSealer:
         return base64.urlsafe_b64encode(self._sign(payload) + payload).decode()
 
     def _open(self, token: str) -> _Sealed | None:
+        if len(token) > MAX_REQUEST_STATE_BYTES:
+            return None
         try:
             raw = base64.b64decode(token.encode("ascii"), altchars=b"-_", validate=True)
         except (UnicodeEncodeError, binascii.Error):

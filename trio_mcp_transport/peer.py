@@ -33,7 +33,15 @@ from .abc import (
 )
 from .conversation import AcceptsBatches, Conversation, Dispatcher, PeerStatistics, RequestPolicy
 from .errors import LocalProtocolError, MessageTooLarge, RequestTimeout, RpcError
-from .handlers import ENCODE_FAULTS, GONE, INTERNAL_ERROR, Handlers, PeerErrorCode, error_object
+from .handlers import (
+    ENCODE_FAULTS,
+    GONE,
+    INTERNAL_ERROR,
+    Handlers,
+    PeerErrorCode,
+    error_object,
+    lone_exception,
+)
 from .jsonrpc import (
     ErrorCode,
     ErrorObject,
@@ -85,7 +93,8 @@ class Peer:
         expose_errors: Whether the text of a handler's exception goes out in the answer.
         on_event: Gets the faults that no caller sees; without one they are logged:
             ``handler.failed``, ``answer.late``, ``answer.unknown``,
-            ``notification.dropped``, ``request.refused``, ``callback.failed``.
+            ``answer.dropped``, ``notification.dropped``, ``request.refused``,
+            ``callback.failed``.
     """
 
     def __init__(
@@ -162,12 +171,7 @@ class Peer:
                 # KeyboardInterrupt or the cancellation of a scope around the peer.
                 serious = group.split(trio.Cancelled)[1]
                 if serious is not None:
-                    while len(serious.exceptions) == 1:
-                        (lone,) = serious.exceptions
-                        if not isinstance(lone, BaseExceptionGroup):
-                            raise lone from None
-                        serious = lone
-                    raise serious from None
+                    raise lone_exception(serious) from None
                 if exc is None:
                     raise
 
@@ -187,10 +191,7 @@ class Peer:
         await self._closed.wait()
 
     async def drain(self) -> None:
-        """End subscriptions, then wait until nothing is in work, at most `drain` seconds.
-
-        For a server that is about to stop: leave the peer's block after it.
-        """
+        """Before stopping: end subscriptions and let handlers finish, within `drain` seconds."""
         if self.conversation is not None:
             self.conversation.end()
         await self._handlers.drain(self._drain)
@@ -499,33 +500,35 @@ class Peer:
             else:
                 self._refuse(request, ErrorCode.METHOD_NOT_FOUND, "Method not found")
             return
-        params = request.params
         try:
-            if params is not UNSET and type(params) is not Raw:
+            if request.params is not UNSET and type(request.params) is not Raw:
                 # Came by reference: handlers see the same as from a wire.
-                request = Request(request.id, request.method, as_raw(params))
+                request = Request(request.id, request.method, as_raw(request.params))
+        except ENCODE_FAULTS as error:
+            self._refuse(request, ErrorCode.INVALID_PARAMS, f"params are no JSON: {error}")
+            return
+        try:
             call = self.conversation.receive_request(request)
         except RpcError as error:
             self._refused += 1
             self._send_control(ErrorResponse(request.id, error_object(error)))
-            return
-        except ENCODE_FAULTS as error:
-            self._refuse(request, ErrorCode.INVALID_PARAMS, f"params are no JSON: {error}")
-            return
-        self._handlers.add(request, call)
+        except Exception as error:
+            self.report("handler.failed", f"accepting {request.method[:100]!r} failed", error)
+            self._refuse(request, ErrorCode.INTERNAL_ERROR, INTERNAL_ERROR.message)
+        else:
+            self._handlers.add(request, call)
 
     def _refuse(self, request: Request, code: int, message: str) -> None:
         self._refused += 1
         self._send_control(ErrorResponse(request.id, ErrorObject(code, message)))
 
-    def _send_control(self, message: Message) -> None:
+    def _send_control(self, message: Response | ErrorResponse) -> None:
         try:
             self.channel.send_control(message)
         except GONE:
             pass  # the next receive says so
-        except MessageTooLarge:
-            assert isinstance(message, ErrorResponse)  # it carried data or a long text
-            self._send_control(ErrorResponse(message.id, INTERNAL_ERROR))
+        except (MessageTooLarge, *ENCODE_FAULTS) as error:
+            self.report("answer.dropped", f"an answer could not be sent: {error}", error)
 
     def _deliver_notification(self, notification: Notification) -> None:
         method = notification.method
@@ -545,8 +548,8 @@ class Peer:
             if notification.params is not UNSET and type(notification.params) is not Raw:
                 notification = Notification(method, as_raw(notification.params))
             work = self.conversation.receive_notification(notification)
-        except ENCODE_FAULTS as error:
-            self.report("handler.failed", f"params of {method[:100]!r} are no JSON", error)
+        except Exception as error:
+            self.report("handler.failed", f"accepting {method[:100]!r} failed", error)
             return
         if work is not None and not self._handlers.add_notification(work):
             self._notifications_dropped += 1

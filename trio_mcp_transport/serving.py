@@ -18,6 +18,7 @@ from msgspec import UNSET, Raw
 
 from .context import Context, Session
 from .errors import RpcError
+from .handlers import lone_exception
 from .hub import LIST_KINDS, LegacySubscriber, ListKind, ModernSubscriber, SubscriptionFilter
 from .jsonrpc import ErrorCode, Notification, Request
 from .limits import MAX_SUBSCRIBED_URIS, MAX_SUBSCRIPTIONS
@@ -123,7 +124,10 @@ class RoutedCall:
         while True:
             try:
                 return await self._route.run(ctx)
-            except InputRequired as needed:
+            except (InputRequired, ExceptionGroup) as error:
+                needed = lone_exception(error)  # it may come out of a nursery
+                if not isinstance(needed, InputRequired):
+                    raise
                 if ctx.era is not None:
                     require_capabilities(needed.inputs, ctx.client_capabilities)
                 if ctx.era == "modern":
