@@ -111,12 +111,31 @@ def _reopen(fd: int, mode: int, access: int) -> int | None:
         reopened = os.open(f"/proc/self/fd/{fd}", access | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError:
         return None
+    if access == os.O_RDONLY and stat.S_ISFIFO(mode) and not _shows_its_end(reopened):
+        os.close(reopened)
+        return None
     if reopened >= _FIRST_FREE:
         return reopened
     try:
         return duplicate(reopened)
     finally:
         os.close(reopened)
+
+
+def _shows_its_end(fd: int) -> bool:
+    """Make sure that poll will tell the end of what was just reopened.
+
+    Linux's poll keeps quiet about the end of a FIFO that had no writer when it was opened,
+    until there has been one since (pipe_poll compares a count of them): a client that
+    wrote and left before this program started would be waited for. So there is one now.
+    """
+    if os.readlink(f"/proc/self/fd/{fd}").startswith("pipe:"):
+        return True  # a pipe that has no name cannot be opened by others
+    try:
+        os.close(os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK))
+    except OSError:
+        return False
+    return True
 
 
 def _socket(fd: int) -> socket.socket:
