@@ -158,7 +158,8 @@ class ProcessEndpoint(Endpoint, frozen=True):
             SIGTERM, SIGKILL).
         supervise: A helper process kills the child's process group even when this
             process is killed by SIGKILL. POSIX only.
-        restart: How many times the child is started again after it ended unexpectedly.
+        restart: How often `run_with_restarts` starts the child again, in a row, after it
+            ended unexpectedly. A single channel never hides an end.
         restart_delay: Seconds before the first restart; doubled for each further one.
         restart_max_delay: Seconds that the doubled delay never exceeds.
     """
