@@ -146,7 +146,7 @@ async def running(
     stdin: int = subprocess.PIPE,
     stdout: int = subprocess.PIPE,
 ) -> AsyncGenerator[Running, None]:
-    """Start a command; kill it in the end if it has not ended. All within `PATIENCE`."""
+    """Start a command, which must end by itself or when it is told to, within `PATIENCE`."""
     with trio.fail_after(PATIENCE):
         process = await trio.lowlevel.open_process(
             command(*arguments) if program is None else program,
@@ -157,6 +157,9 @@ async def running(
         )
         try:
             yield Running(process)
+            if process.poll() is None:
+                process.terminate()
+                await process.wait()
         finally:
             with trio.CancelScope(shield=True):
                 if process.poll() is None:
