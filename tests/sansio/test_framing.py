@@ -484,3 +484,26 @@ def test_many_are_sent_as_one_by_one_and_all_or_none(framing: Framing) -> None:
 def test_what_cannot_be_one_line_is_refused_among_many() -> None:
     with pytest.raises(LocalProtocolError, match="line feeds"):
         NewlineFramer().send_many([b"{}", b"no\njson"])
+
+
+@pytest.mark.parametrize("framing", FRAMINGS)
+@pytest.mark.parametrize("ends_with", ["nothing", "half a frame", "a fault", "the end"])
+def test_a_look_ahead_says_whether_there_is_an_event(framing: Framing, ends_with: str) -> None:
+    framer = make_framer(framing, max_message_bytes=20)
+    frame = make_framer(framing).send(b'{"a":1}')
+    assert framer.needs_data
+    framer.receive_data(frame + frame)
+    if ends_with == "half a frame":
+        framer.receive_data(frame[:-2])
+    elif ends_with == "a fault":
+        framer.receive_data(make_framer(framing).send(b"x" * 21))
+    elif ends_with == "the end":
+        framer.receive_eof()
+    for _ in range(4):
+        expected = framer.needs_data
+        try:
+            event = framer.next_event()
+        except RemoteProtocolError:
+            assert not expected
+        else:
+            assert expected == (event is NEED_DATA)

@@ -124,29 +124,35 @@ async def test_a_closed_stream_says_so() -> None:
 
 
 async def test_a_number_given_to_another_file_is_not_read_after_closing() -> None:
-    # The receiver is woken by data, and closed before it runs: its number may be reused.
-    sender, receiver = pipe()
-    number = receiver.fileno()
-    errors: list[Exception] = []
+    # The receiver is woken by data and closed before it runs, in every other round or so:
+    # Trio runs what became ready together in random order.
+    outcomes = set()
+    for _ in range(50):
+        sender, receiver = pipe()
+        number = receiver.fileno()
+        outcome: list[bytes | None] = []
 
-    async def receive() -> None:
-        try:
-            await receiver.receive_some()
-        except trio.ClosedResourceError as error:
-            errors.append(error)
+        async def receive(receiver: FdReceiveStream, outcome: list[bytes | None]) -> None:
+            try:
+                outcome.append(await receiver.receive_some())
+            except trio.ClosedResourceError:
+                outcome.append(None)
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(receive)
-        await trio.testing.wait_all_tasks_blocked()
-        receiver.close()
-        other, its_end = os.pipe()
-        assert other == number
-        os.write(its_end, b"secret")
-    assert len(errors) == 1
-    assert os.read(other, 100) == b"secret"
-    for fd in (other, its_end):
-        os.close(fd)
-    sender.close()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive, receiver, outcome)
+            await trio.testing.wait_all_tasks_blocked()
+            sender.send_nowait(b"ours")
+            await trio.lowlevel.checkpoint()
+            receiver.close()
+            other, its_end = os.pipe()
+            assert other == number
+            os.write(its_end, b"secret")
+        assert os.read(other, 100) == b"secret"
+        outcomes.update(outcome)
+        for fd in (other, its_end):
+            os.close(fd)
+        sender.close()
+    assert outcomes == {b"ours", None}
 
 
 async def test_a_finished_stream_gives_what_is_there_and_then_ends() -> None:
@@ -157,6 +163,36 @@ async def test_a_finished_stream_gives_what_is_there_and_then_ends() -> None:
         assert await receiver.receive_some() == b"last words"
         assert await receiver.receive_some() == b""
         assert not receiver.ended  # the other end is still open
+
+
+async def test_a_stream_that_finishes_after_all_was_read_ends() -> None:
+    sender, receiver = pipe()
+    with trio.fail_after(10):
+        async with sender, receiver:
+            sender.send_nowait(b"last words")
+            assert await receiver.receive_some() == b"last words"
+            receiver.finish()
+            assert await receiver.receive_some() == b""
+
+
+async def test_after_a_read_that_took_everything_the_next_one_is_as_any_other() -> None:
+    sender, receiver = pipe()
+    with trio.fail_after(10):
+        async with receiver:
+            async with sender:
+                sender.send_nowait(b"first")
+                assert await receiver.receive_some() == b"first"
+                sender.send_nowait(b"second")
+                with trio.testing.assert_checkpoints():
+                    assert await receiver.receive_some() == b"second"
+                sender.send_nowait(b"third")
+                with trio.CancelScope() as scope:
+                    scope.cancel()
+                    await receiver.receive_some()
+                assert scope.cancelled_caught
+                assert await receiver.receive_some() == b"third"
+            assert await receiver.receive_some() == b""
+            assert await receiver.receive_some() == b""
 
 
 async def test_finishing_wakes_a_task_that_waits() -> None:

@@ -194,6 +194,28 @@ async def test_a_closed_stream_says_so_everywhere() -> None:
         await left.aclose()
 
 
+async def test_after_a_read_that_took_everything_the_next_one_is_as_any_other() -> None:
+    left, right = unix_pair()
+    with trio.fail_after(10):
+        async with left:
+            async with right:
+                right.send_nowait(b"first")
+                assert await left.receive_some() == b"first"
+                right.send_nowait(b"second")
+                with trio.testing.assert_checkpoints():
+                    assert await left.receive_some() == b"second"
+                right.send_nowait(b"third")
+                with trio.CancelScope() as scope:
+                    scope.cancel()
+                    await left.receive_some()
+                assert scope.cancelled_caught
+                assert await left.receive_some() == b"third"
+            assert await left.receive_some() == b""
+            assert await left.receive_some() == b""
+        with pytest.raises(trio.ClosedResourceError):
+            await left.receive_some()
+
+
 async def test_nothing_is_sent_after_eof() -> None:
     left, right = unix_pair()
     async with left, right:

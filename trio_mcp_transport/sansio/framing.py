@@ -88,6 +88,13 @@ class Framer(ABC):
         """The state of the sending side."""
         return self._sending
 
+    @property
+    def needs_data(self) -> bool:
+        """Whether `next_event` would return `NEED_DATA`: a quick look before it is asked."""
+        return not (
+            self._frames or self._eof or self._fault is not None or self._unterminated is not None
+        )
+
     def receive_data(self, data: bytes) -> None:
         """Take bytes in. Faults come out of `next_event`, in order.
 

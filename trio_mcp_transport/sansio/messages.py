@@ -76,6 +76,11 @@ class MessageMachine:
         return self.framer.sending
 
     @property
+    def needs_data(self) -> bool:
+        """Whether `next_event` would return `NEED_DATA`: a quick look before it is asked."""
+        return not self._cut_off and self.framer.needs_data
+
+    @property
     def trailing_data(self) -> tuple[bytes, bool]:
         """Received bytes that belong to no returned event, and whether EOF followed."""
         return self.framer.trailing_data

@@ -140,6 +140,7 @@ class FdReceiveStream(_Descriptor, ReceiveHalf):
     ) -> None:
         super().__init__(fd, close)
         self._read = read or partial(os.read, fd)
+        self._was_emptied = False
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Read what is there, waiting for the first byte; ``b""`` is the end.
@@ -160,12 +161,16 @@ class FdReceiveStream(_Descriptor, ReceiveHalf):
         self._check_open()
         self._busy = True
         try:
-            await trio.lowlevel.checkpoint_if_cancelled()
-            data = self._try_read(max_bytes)
-            if data is not None:
-                # What was read must not be lost, so this checkpoint only lets others run.
-                await trio.lowlevel.cancel_shielded_checkpoint()
-                return data
+            data: bytes | None = None
+            # A read that was not filled took all there was: the next one would most likely
+            # fail, which is not cheap, so it begins with waiting. Not once finished: then
+            # "nothing there" is the end, and waiting for it could last for ever.
+            if not self._was_emptied or self._finished:
+                await trio.lowlevel.checkpoint_if_cancelled()
+                data = self._try_read(max_bytes)
+                if data is not None:
+                    # What was read must not be lost: this checkpoint only lets others run.
+                    await trio.lowlevel.cancel_shielded_checkpoint()
             while data is None:
                 try:
                     await trio.lowlevel.wait_readable(self.fd)
@@ -210,6 +215,7 @@ class FdReceiveStream(_Descriptor, ReceiveHalf):
             raise trio.BrokenResourceError(f"reading failed: {error}") from error
         if not data:
             self.ended = True
+        self._was_emptied = len(data) < max_bytes
         return data
 
 

@@ -84,6 +84,7 @@ class SocketStream(trio.abc.HalfCloseableStream):
         self.socket = sock
         self._sending = False
         self._eof_sent = False
+        self._was_emptied = False
 
     def __repr__(self) -> str:
         return f"<SocketStream {self.socket!r}>"
@@ -103,24 +104,29 @@ class SocketStream(trio.abc.HalfCloseableStream):
             max_bytes = READ_CHUNK_BYTES
         elif max_bytes < 1:
             raise ValueError("max_bytes must be at least 1")
-        await trio.lowlevel.checkpoint_if_cancelled()
+        if self._was_emptied and self.socket.fileno() != -1:
+            data = None
+        else:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            data = self._try_receive(max_bytes)
+            if data is not None:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+        while data is None:  # also because readiness may be spurious
+            await trio.lowlevel.wait_readable(self.socket)
+            data = self._try_receive(max_bytes)
+        # A read that was not filled took all there was: the next one would most likely
+        # fail, which is not cheap, so it begins with waiting.
+        self._was_emptied = len(data) < max_bytes
+        return data
+
+    def _try_receive(self, max_bytes: int) -> bytes | None:
+        """What is there; None when nothing is."""
         try:
-            data = self.socket.recv(max_bytes)
+            return self.socket.recv(max_bytes)
         except BlockingIOError:
-            pass
+            return None
         except OSError as error:
             _raise_for(error)
-        else:
-            await trio.lowlevel.cancel_shielded_checkpoint()
-            return data
-        while True:
-            await trio.lowlevel.wait_readable(self.socket)
-            try:
-                return self.socket.recv(max_bytes)
-            except BlockingIOError:  # readiness may be spurious
-                continue
-            except OSError as error:
-                _raise_for(error)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Write everything. If cancelled, an unknown part of it was written.

@@ -337,7 +337,7 @@ class StreamChannel(MessageChannel):
             if self._state.state is not ChannelState.CONNECTED and self._state.failure is None:
                 self._state.check_open()
             # What is here comes before a new read, and before a failure.
-            if queue or self._take(queue):
+            if queue or (not self._machine.needs_data and self._take(queue)):
                 await trio.lowlevel.checkpoint()
                 return
             while not self._input_ended:
