@@ -7,7 +7,7 @@ import pickle
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from trio_mcp_transport.endpoint_parser import parse_endpoint
@@ -182,6 +182,9 @@ ENDPOINTS: st.SearchStrategy[Endpoint] = st.one_of(
 )
 
 
+@example(TcpEndpoint("h", 1, keep_alive=0.0001522999256076077))  # repr with 19 decimals
+@example(TcpEndpoint("h", 1, keep_alive=5e-324))
+@example(TcpEndpoint("h", 1, keep_alive=1.7976931348623157e308))
 @given(ENDPOINTS)
 def test_every_endpoint_is_read_back_from_its_text(endpoint: Endpoint) -> None:
     text = str(endpoint)

@@ -49,7 +49,8 @@ _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("0", "false", "no", "off")
 # At most 18 digits: far beyond any sensible limit, and a long text of digits costs nothing.
 _INTEGER = re.compile(r"[0-9]{1,18}")
-_SECONDS = re.compile(r"[0-9]{1,18}(\.[0-9]{1,18})?([eE][+-]?[0-9]{1,3})?")
+# `repr` of a float has up to 22 decimals before it turns to an exponent.
+_SECONDS = re.compile(r"[0-9]{1,18}(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,3})?")
 _OCTAL = re.compile(r"(0o)?[0-7]{1,8}")
 _BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
