@@ -271,7 +271,10 @@ class MessageChannel(trio.abc.Channel[Message]):
 
     @abstractmethod
     def send_control(self, value: Message) -> None:
-        """Queue a small message past a full outbox: error answers and cancels.
+        """Queue a small message though the outbox is full: error answers and cancels.
+
+        It passes those who wait for room, but nothing that is queued: a cancel never
+        overtakes its request.
 
         Never blocks and is no checkpoint. Past the lane's own bound the channel fails
         with `OutboxOverflow`, as a peer that takes nothing is gone.

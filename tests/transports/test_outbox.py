@@ -207,19 +207,56 @@ async def test_a_large_message_goes_out_in_slices(nursery: trio.Nursery) -> None
     assert b"".join(stream.written) == data
 
 
-async def test_control_frames_pass_the_queue_but_never_cut_into_a_frame(
-    nursery: trio.Nursery,
-) -> None:
+async def test_a_cancel_never_overtakes_its_request(nursery: trio.Nursery) -> None:
     stream = GatedStream()
-    outbox, _ = make(stream, nursery, outbox_bytes=10**6)
-    outbox.put(b"a" * (WRITE_SLICE_BYTES + 1))
-    outbox.put(b"b")
+    outbox, _ = make(stream, nursery)
+    outbox.put(b"begun")
     await wait_all_tasks_blocked()
-    outbox.put_control(b"C")
-    outbox.put_control(b"D")
+    outbox.put(b"queue")
+    nursery.start_soon(outbox.wait_and_put, b"line")
+    await wait_all_tasks_blocked()
+    outbox.put_control(b"CANCEL")
+    outbox.put_control(b"CANCEL")
     stream.let(4)
     await outbox.flush()
-    assert b"".join(stream.written) == b"a" * (WRITE_SLICE_BYTES + 1) + b"CDb"
+    await wait_all_tasks_blocked()
+    assert b"".join(stream.written) == b"begunqueueCANCELCANCELline"
+
+
+async def test_room_in_the_control_lane_comes_back(nursery: trio.Nursery) -> None:
+    stream = GatedStream()
+    outbox, failures = make(stream, nursery)
+    half = b"x" * (CONTROL_LANE_BYTES // 2)
+    for _ in range(3):
+        outbox.put(b"0")
+        await wait_all_tasks_blocked()
+        outbox.put_control(half)
+        outbox.put_control(half)
+        stream.let(10)
+        await outbox.flush()
+        stream.gate = trio.Semaphore(0)
+    assert not failures
+
+
+async def test_flushing_does_not_wait_for_what_is_queued_later(nursery: trio.Nursery) -> None:
+    stream = GatedStream()
+    outbox, _ = make(stream, nursery)
+    outbox.put(b"early")
+    await wait_all_tasks_blocked()
+    flushed = trio.Event()
+
+    async def flush() -> None:
+        await outbox.flush()
+        flushed.set()
+
+    nursery.start_soon(flush)
+    await wait_all_tasks_blocked()
+    outbox.put(b"late")
+    stream.let(1)
+    await wait_all_tasks_blocked()
+    assert flushed.is_set()
+    assert outbox.size == 4
+    stream.let(1)
 
 
 async def test_control_frames_pass_a_full_outbox_up_to_their_own_bound(

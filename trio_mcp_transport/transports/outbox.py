@@ -10,8 +10,9 @@ Used by `StreamChannel`. Theory of operation:
 * Senders that find the queue full wait in line with their bytes. Whoever makes room
   queues those bytes for them and wakes them, so nothing can overtake, and a sender that
   was cancelled while it waited has queued nothing.
-* Control frames pass the full queue in a lane of their own, but never cut into a frame
-  of which a part was written.
+* Control frames (error answers, cancels) are queued past the bound and past those who wait
+  in line, up to a bound of their own. They keep their place in the queue: a cancel that
+  overtook its own request would not be understood.
 * Progress is one slice: a peer that takes not even that in `write_timeout` is gone.
 """
 
@@ -68,7 +69,7 @@ class Outbox:
         self._control_size = 0
         self._rest: memoryview | None = None  # of the frame that is being written
         self._waiting: deque[tuple[trio.lowlevel.Task, bytes]] = deque()
-        self._flushing: list[trio.lowlevel.Task] = []
+        self._flushing: deque[tuple[int, trio.lowlevel.Task]] = deque()
         self._writing = False
         self._closed: Callable[[], BaseException] | None = None
         self.size = 0
@@ -120,10 +121,10 @@ class Outbox:
         await trio.lowlevel.wait_task_rescheduled(give_up)
 
     def put_control(self, data: bytes) -> None:
-        """Queue a small frame past everything that waits.
+        """Queue a small frame, whether there is room or not.
 
         Raises:
-            ChannelBroken: The lane is full: the peer has long stopped reading.
+            ChannelBroken: Too many of them wait: the peer has long stopped reading.
         """
         if self._control_size + len(data) > CONTROL_LANE_BYTES and self._control_size:
             cause = OutboxOverflow(
@@ -132,15 +133,13 @@ class Outbox:
             )
             self._on_failure(cause)
             raise cause.again() from cause
-        if self.is_idle:
-            self._enqueue(data)
-            return
-        self._control.append(data)
-        self._control_size += len(data)
-        self.size += len(data)
+        if self._writing:
+            self._control.append(data)
+            self._control_size += len(data)
+        self._enqueue(data)
 
     async def flush(self) -> None:
-        """Wait until everything queued was taken by the operating system.
+        """Wait until everything queued so far was taken by the operating system.
 
         Raises:
             ChannelBroken: The channel failed before.
@@ -148,14 +147,14 @@ class Outbox:
         """
         if self._closed is not None:
             raise self._closed()
-        if self.is_idle and not self._waiting:
+        if self.is_idle:
             await trio.lowlevel.checkpoint()
             return
-        task = trio.lowlevel.current_task()
-        self._flushing.append(task)
+        ticket = (self.bytes_written + self.size, trio.lowlevel.current_task())
+        self._flushing.append(ticket)
 
         def give_up(_: object) -> trio.lowlevel.Abort:
-            self._flushing.remove(task)
+            self._flushing.remove(ticket)
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.wait_task_rescheduled(give_up)
@@ -169,9 +168,9 @@ class Outbox:
         self._control.clear()
         self._rest = None
         self.size = self._control_size = 0
-        woken = [task for task, _ in self._waiting] + self._flushing
+        woken = [task for task, _ in self._waiting] + [task for _, task in self._flushing]
         self._waiting.clear()
-        self._flushing = []
+        self._flushing.clear()
         for task in woken:
             trio.lowlevel.reschedule(task, outcome.Error(error()))
 
@@ -222,36 +221,38 @@ class Outbox:
             trio.lowlevel.reschedule(task)
 
     def _next_slice(self) -> bytes | memoryview:
-        """What to write next: the rest of a begun frame, else control, else the queue.
+        """What to write next: the rest of a begun frame, else from the queue.
 
         Small frames are joined up to one slice; a large one goes out in slices.
         """
         rest = self._rest
         if rest is None:
-            lane = self._control or self._queue
-            first = lane.popleft()
-            if lane is self._control:
-                self._control_size -= len(first)
+            first = self._take()
             if len(first) <= WRITE_SLICE_BYTES:
                 parts, size = [first], len(first)
-                while lane and size + len(lane[0]) <= WRITE_SLICE_BYTES:
-                    part = lane.popleft()
+                while self._queue and size + len(self._queue[0]) <= WRITE_SLICE_BYTES:
+                    part = self._take()
                     parts.append(part)
                     size += len(part)
-                    if lane is self._control:
-                        self._control_size -= len(part)
                 return b"".join(parts)
             rest = memoryview(first)
         piece, left = rest[:WRITE_SLICE_BYTES], rest[WRITE_SLICE_BYTES:]
         self._rest = left if len(left) else None
         return piece
 
+    def _take(self) -> bytes:
+        """The first frame of the queue."""
+        frame = self._queue.popleft()
+        if self._control and self._control[0] is frame:
+            self._control_size -= len(self._control.popleft())
+        return frame
+
     async def _write(self) -> None:
         """The writer: never raises but `Cancelled`, which breaks the channel too."""
         failure: ChannelBroken | None = None
         try:
             with trio.CancelScope() as scope:
-                while self._rest is not None or self._control or self._queue:
+                while self._rest is not None or self._queue:
                     piece = self._next_slice()
                     scope.deadline = trio.current_time() + self._write_timeout
                     await self._stream.send_all(piece)
@@ -260,6 +261,7 @@ class Outbox:
                     self.size -= len(piece)
                     self.bytes_written += len(piece)
                     self._admit()
+                    self._wake_flushed()
             if scope.cancelled_caught:
                 failure = WriteTimeout(
                     f"the peer took less than {WRITE_SLICE_BYTES} bytes"
@@ -278,10 +280,10 @@ class Outbox:
             self._writing = False
         if failure is not None:
             self._on_failure(failure)
-            return
-        flushed, self._flushing = self._flushing, []
-        for task in flushed:
-            trio.lowlevel.reschedule(task)
+
+    def _wake_flushed(self) -> None:
+        while self._flushing and self._flushing[0][0] <= self.bytes_written:
+            trio.lowlevel.reschedule(self._flushing.popleft()[1])
 
     def _stream_broke(self, error: Exception) -> ChannelBroken:
         if isinstance(error, ChannelBroken):
