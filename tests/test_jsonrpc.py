@@ -486,3 +486,25 @@ def test_a_mutated_message_is_decoded_as_the_standard_library_does_or_refused(
     if isinstance(message, Request | Notification):
         assert message.method == oracle["method"]
         assert json.loads(encode_message(message)).get("params") == oracle.get("params")
+
+
+@pytest.mark.parametrize("opening", [b"[", b'{"a":'])
+def test_nesting_has_its_limit_in_large_messages_too(opening: bytes) -> None:
+    closing = b"]" if opening == b"[" else b"}"
+    text = b'"' + b"x" * 100_000 + b'"'
+
+    def message(levels: int) -> bytes:
+        inner = opening * (levels - 2) + text + closing * (levels - 2)
+        return b'{"jsonrpc":"2.0","id":1,"method":"m","params":{"p":' + inner + b"}}"
+
+    assert isinstance(decode_message(message(10), max_depth=10), Request)
+    with pytest.raises(InvalidMessage, match="over the limit of 10 levels"):
+        decode_message(message(11), max_depth=10)
+
+
+def test_many_brackets_are_no_nesting() -> None:
+    flat = b"[" + b",".join([b"{}"] * 20_000) + b"]"
+    quoted = b'"' + b"[{" * 20_000 + b'"'
+    for value in (flat, quoted):
+        data = b'{"jsonrpc":"2.0","method":"m","params":{"p":' + value + b"}}"
+        assert isinstance(decode_message(data, max_depth=5), Notification)

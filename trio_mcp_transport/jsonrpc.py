@@ -241,7 +241,7 @@ def decode_message(data: bytes, *, max_depth: int = MAX_NESTING_DEPTH) -> Messag
     size = len(data)
     if (
         size > 2 * max_depth
-        and data.count(b"{") + data.count(b"[") > max_depth
+        and _has_more_brackets(data, max_depth)
         and _deeper_than(data, max_depth)
     ):
         raise InvalidMessage(
@@ -431,6 +431,26 @@ def _refuse_duplicate_keys(data: bytes, envelope: _Envelope) -> None:
 _NO_BRACKETS = bytes(set(range(256)) - set(b'[]{}"'))
 _ONE_KIND = bytes.maketrans(b"{}", b"[]")
 _DEPTH_CHUNK = 64
+
+
+#: From here on a search for each bracket is quicker than counting all: it skips what lies
+#: between them some 30 times as fast, and ends at the limit.
+_SEARCH_BYTES = 32 * 1024
+
+
+def _has_more_brackets(data: bytes, limit: int) -> bool:
+    """Whether there are more opening brackets than `limit`, those in strings included."""
+    if len(data) < _SEARCH_BYTES:
+        return data.count(b"{") + data.count(b"[") > limit
+    found = 0
+    for bracket in b"{[":
+        at = data.find(bracket)
+        while at >= 0:
+            found += 1
+            if found > limit:
+                return True
+            at = data.find(bracket, at + 1)
+    return False
 
 
 def _deeper_than(data: bytes, limit: int) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
 from trio_mcp_transport.errors import LocalProtocolError, MessageTooLarge, RemoteProtocolError
@@ -507,3 +509,18 @@ def test_a_look_ahead_says_whether_there_is_an_event(framing: Framing, ends_with
             assert not expected
         else:
             assert expected == (event is NEED_DATA)
+
+
+def test_a_line_that_comes_byte_by_byte_takes_little_more_memory_than_its_bytes() -> None:
+    framer = NewlineFramer()
+    tracemalloc.start()
+    try:
+        for _ in range(300_000):
+            framer.receive_data(b"x")
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken < 600_000
+    framer.receive_data(b"y" * 5000)
+    framer.receive_data(b"z\n")
+    assert framer.next_payloads(9) == [b"x" * 300_000 + b"y" * 5000 + b"z"]

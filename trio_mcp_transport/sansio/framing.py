@@ -27,7 +27,7 @@ import msgspec
 
 from ..errors import LocalProtocolError, MessageTooLarge, RemoteProtocolError
 from ..jsonrpc import compact
-from ..limits import DEFAULT_MAX_MESSAGE_BYTES, MAX_HEADER_BYTES, Framing
+from ..limits import DEFAULT_MAX_MESSAGE_BYTES, MAX_HEADER_BYTES, READ_CHUNK_BYTES, Framing
 from .machine import NEED_DATA, EndOfData, NeedData, Side
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
 ]
 
 _BOM = b"\xef\xbb\xbf"
+_SMALL_PIECE = 4096
 _OPEN = Side.OPEN  # looking up a member of an enum costs, before Python 3.12
 
 
@@ -193,6 +194,43 @@ class Framer(ABC):
         return RemoteProtocolError(f"{found} is over the limit of {self.max_message_bytes} bytes")
 
 
+class _Pieces:
+    """A line that is not whole yet: as it came, joined once, when its end is here.
+
+    Small pieces are gathered: whoever sends byte by byte shall not cost an object for
+    each byte.
+    """
+
+    __slots__ = ("_pieces", "size")
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes | bytearray] = []
+        self.size = 0
+
+    def add(self, piece: bytes) -> None:
+        """Put a piece at the end."""
+        self.size += len(piece)
+        if len(piece) >= _SMALL_PIECE:
+            self._pieces.append(piece)
+            return
+        last = self._pieces[-1] if self._pieces else None
+        if isinstance(last, bytearray) and len(last) < READ_CHUNK_BYTES:
+            last += piece
+        else:
+            self._pieces.append(bytearray(piece))
+
+    def join(self, end: bytes = b"") -> bytes:
+        """All that is here, and `end`."""
+        return b"".join([*self._pieces, end])
+
+    def take(self, end: bytes = b"") -> bytes:
+        """The same, after which nothing is here."""
+        data = self.join(end)
+        self._pieces = []
+        self.size = 0
+        return data
+
+
 class NewlineFramer(Framer):
     """One message a line, as MCP's stdio transport has it.
 
@@ -203,7 +241,7 @@ class NewlineFramer(Framer):
 
     def __init__(self, *, max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES) -> None:
         super().__init__(max_message_bytes=max_message_bytes)
-        self._partial = bytearray()
+        self._partial = _Pieces()
         self._at_start = True
 
     @property
@@ -218,19 +256,18 @@ class NewlineFramer(Framer):
 
     def _parse_start(self, data: bytes) -> RemoteProtocolError | None:
         """Skip a byte order mark, which may come in pieces."""
-        self._partial += data
-        if len(self._partial) < len(_BOM) and _BOM.startswith(bytes(self._partial)):
+        start = self._partial.take() + data
+        if len(start) < len(_BOM) and _BOM.startswith(start):
+            self._partial.add(start)
             return None
         self._at_start = False
-        start, self._partial = bytes(self._partial), bytearray()
         return self._parse_lines(start.removeprefix(_BOM))
 
     def _parse_lines(self, data: bytes) -> RemoteProtocolError | None:
         lines = data.split(b"\n")
         rest = lines.pop()
-        if lines and self._partial:
-            lines[0] = bytes(self._partial) + lines[0]
-            self._partial.clear()
+        if lines and self._partial.size:
+            lines[0] = self._partial.take(lines[0])
         # No line can be longer than all that is here; so most reads need no look at each.
         if lines and len(lines[0]) + len(data) > self.max_message_bytes:
             for index, line in enumerate(lines):
@@ -238,17 +275,17 @@ class NewlineFramer(Framer):
                     self._add(lines[:index])
                     return self._too_large(len(line))
         self._add(lines)
-        self._partial += rest
-        if len(self._partial) > self.max_message_bytes:
-            return self._too_large()
+        if rest:
+            self._partial.add(rest)
+            if self._partial.size > self.max_message_bytes:
+                return self._too_large()
         return None
 
     def _add(self, lines: list[bytes]) -> None:
         self._frames.extend([line for line in lines if line and not line.isspace()])
 
     def _parse_eof(self) -> RemoteProtocolError | None:
-        rest = bytes(self._partial)
-        self._partial.clear()
+        rest = self._partial.take()
         if rest and not rest.isspace():
             self._unterminated = rest
         return None
@@ -281,7 +318,7 @@ class NewlineFramer(Framer):
         parts = [*self._frames]
         if self._unterminated is not None:
             return b"".join([line + b"\n" for line in parts]) + self._unterminated
-        return b"".join([line + b"\n" for line in parts]) + bytes(self._partial)
+        return b"".join([line + b"\n" for line in parts]) + self._partial.join()
 
 
 class _SizedFramer(Framer):
