@@ -88,7 +88,11 @@ class ConnectionLost(ChannelBroken):
 
 
 class ChannelState(enum.Enum):
-    """Where a channel is in its life. States follow this order and never go back."""
+    """Where a channel is in its life. States follow this order and never go back.
+
+    CONNECTING is a child process that was started and has written nothing yet: only its
+    first byte tells that it became a server. It can be sent to. All else begins CONNECTED.
+    """
 
     CONNECTING = "connecting"
     CONNECTED = "connected"
@@ -212,7 +216,7 @@ class MessageChannel(trio.abc.Channel[Message]):
     @property
     def is_connected(self) -> bool:
         """Whether sending may still succeed."""
-        return self.state is ChannelState.CONNECTED
+        return self.state in {ChannelState.CONNECTING, ChannelState.CONNECTED}
 
     @property
     @abstractmethod

@@ -26,7 +26,6 @@ from msgspec import UNSET, Raw
 from .abc import (
     ChannelBroken,
     ChannelEvent,
-    ChannelState,
     ConnectionLost,
     EventHandler,
     MessageChannel,
@@ -440,7 +439,7 @@ class Peer:
         except trio.ClosedResourceError:
             cause = trio.ClosedResourceError("this side closed the channel")
         self._finish(cause)
-        if self.channel.state is ChannelState.CONNECTED:
+        if self.channel.is_connected:
             await self._handlers.drain(self._drain)
         self._handlers.cancel_all()
         await self.channel.aclose()

@@ -22,12 +22,19 @@ def make_session_id(transport: str) -> str:
 
 
 class StateCell:
-    """One channel's state. All but `wait` is synchronous."""
+    """One channel's state. All but `wait` is synchronous.
 
-    __slots__ = ("_changed", "failure", "state")
+    Attributes:
+        state: The state.
+        is_open: Whether it is CONNECTING or CONNECTED.
+        failure: The first cause, once FAILED.
+    """
 
-    def __init__(self) -> None:
-        self.state = ChannelState.CONNECTED
+    __slots__ = ("_changed", "failure", "is_open", "state")
+
+    def __init__(self, state: ChannelState = ChannelState.CONNECTED) -> None:
+        self.state = state
+        self.is_open = True
         self.failure: ChannelBroken | None = None
         self._changed: trio.Event | None = None
 
@@ -40,6 +47,7 @@ class StateCell:
         """Enter a later state; a final one stays."""
         if not self.is_final:
             self.state = state
+            self.is_open = state is ChannelState.CONNECTED
             if self._changed is not None:
                 self._changed.set()
                 self._changed = None
@@ -59,7 +67,7 @@ class StateCell:
             ChannelBroken: It failed; a fresh exception from the first cause.
             trio.ClosedResourceError: It was closed from this side.
         """
-        if self.state is ChannelState.CONNECTED:
+        if self.is_open:
             return
         if self.failure is not None:
             raise self.failure.again() from self.failure

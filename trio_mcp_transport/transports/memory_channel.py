@@ -204,7 +204,7 @@ class MemoryChannel(MessageChannel):
     @property
     def is_connected(self) -> bool:
         """Whether sending may still succeed: both sides are there."""
-        return self.state is ChannelState.CONNECTED and not self._outbox.abandoned
+        return self._state.is_open and not self._outbox.abandoned
 
     @property
     def capabilities(self) -> ChannelCapabilities:

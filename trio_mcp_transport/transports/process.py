@@ -379,6 +379,7 @@ async def connect_process(
         context=ChannelContext(transport="process", process_id=child.pid),
         options=endpoint.options,
         on_event=on_event,
+        connecting=True,
     )
 
 

@@ -83,6 +83,8 @@ class StreamChannel(MessageChannel):
         context: Facts about the connection.
         options: Framing, limits, timeouts.
         on_event: Told of faults that no caller sees, such as malformed messages.
+        connecting: Whether only the first byte from the other side tells that somebody is
+            there; until then the state is CONNECTING.
 
     Attributes:
         accept_batches: Whether arrays of messages are taken (revision 2025-03-26): their
@@ -97,6 +99,7 @@ class StreamChannel(MessageChannel):
         context: ChannelContext,
         options: ChannelOptions | None = None,
         on_event: EventHandler | None = None,
+        connecting: bool = False,
     ) -> None:
         self._stream = stream
         self._nursery = nursery
@@ -107,7 +110,7 @@ class StreamChannel(MessageChannel):
             make_framer(options.framing, max_message_bytes=options.max_message_bytes)
         )
         self._outbox = Outbox(stream, nursery=nursery, options=options, on_failure=self._fail)
-        self._state = StateCell()
+        self._state = StateCell(ChannelState.CONNECTING if connecting else ChannelState.CONNECTED)
         self._batches = BatchAnswers()
         self._inbox: deque[Message] = deque()
         self._frames: deque[bytes] = deque()
@@ -282,7 +285,7 @@ class StreamChannel(MessageChannel):
         return self._machine.send(value)
 
     def _check_may_send(self) -> None:
-        if self._state.state is not ChannelState.CONNECTED:
+        if not self._state.is_open:
             self._state.check_open()
         if self._eof_sent:
             raise trio.ClosedResourceError("this side has sent EOF")
@@ -334,7 +337,7 @@ class StreamChannel(MessageChannel):
             raise trio.BusyResourceError("another task is receiving")
         self._receiver_busy = True
         try:
-            if self._state.state is not ChannelState.CONNECTED and self._state.failure is None:
+            if not self._state.is_open and self._state.failure is None:
                 self._state.check_open()
             # What is here comes before a new read, and before a failure.
             if queue or (not self._machine.needs_data and self._take(queue)):
@@ -343,6 +346,8 @@ class StreamChannel(MessageChannel):
             while not self._input_ended:
                 data = await self._read()
                 if data:
+                    if not self._bytes_received:
+                        self._state.move(ChannelState.CONNECTED)
                     self._bytes_received += len(data)
                     self._machine.receive_data(data)
                 else:
@@ -454,7 +459,7 @@ class StreamChannel(MessageChannel):
 
     def _try_control(self, payload: bytes) -> None:
         """Queue an answer of the channel's own; a channel that ended needs none."""
-        if self._eof_sent or self._state.state is not ChannelState.CONNECTED:
+        if self._eof_sent or not self._state.is_open:
             return
         try:
             self._outbox.put_control(self._machine.framer.send(payload))
@@ -474,7 +479,7 @@ class StreamChannel(MessageChannel):
 
     async def aclose(self) -> None:
         """Flush within `close_timeout`, then close. See `MessageChannel.aclose`."""
-        if self._state.state is not ChannelState.CONNECTED:
+        if not self._state.is_open:
             try:
                 await self._stream_closed.wait()
             finally:
