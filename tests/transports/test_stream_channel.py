@@ -47,9 +47,10 @@ async def test_a_child_is_connecting_until_it_writes(nursery: trio.Nursery) -> N
     endpoint = ProcessEndpoint(command=(sys.executable, "-c", program))
     with trio.fail_after(60):
         channel = await process.connect(nursery, endpoint)
-        assert channel.state is ChannelState.CONNECTING
+        states = [channel.state]
         await channel.send(Notification("n"))
         assert await channel.receive() == Notification("n")
-        assert channel.state is ChannelState.CONNECTED
+        states.append(channel.state)
         await channel.aclose()
-    assert channel.state is ChannelState.CLOSED
+        states.append(channel.state)
+    assert states == [ChannelState.CONNECTING, ChannelState.CONNECTED, ChannelState.CLOSED]
