@@ -350,7 +350,7 @@ async def wait_until_slow(endpoint: str, *, running_: int, cancelled: int) -> No
 
 
 async def test_a_tap_shows_what_passes_on_stderr_where_stdout_is_the_wire() -> None:
-    server = f"stdio:{sys.executable} -m trio_mcp_transport serve"
+    server = f"stdio:?stderr=drop {sys.executable} -m trio_mcp_transport serve"
     done = await run_cli("tap", "stdio:", server, "--json", stdin=INITIALIZE + PING + b"what\n")
     assert done.status == 0, done.err
     # The one without an id is the answer to what was no message.

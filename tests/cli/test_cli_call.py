@@ -1,0 +1,167 @@
+"""``call`` and ``demo`` against real servers."""
+
+from __future__ import annotations
+
+import os
+import pty
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+import trio
+from cli_process import run_cli, running
+
+pytestmark = [pytest.mark.cli, pytest.mark.integration]
+
+SERVER = f"stdio:{sys.executable} -m trio_mcp_transport serve"
+
+
+async def test_without_a_method_the_tools_are_listed(tmp_path: Path) -> None:
+    async with running("serve", "--listen", "tcp://127.0.0.1:0") as server:
+        bound = await server.wait_listening()
+        address = bound.removeprefix("tcp://")
+        for words in (
+            ["call", bound],
+            ["call", "--url", bound],
+            ["call", "--transport=tcp", f"--url=bind_address={address}"],
+        ):
+            done = await run_cli(*words)
+            assert done.status == 0, done.err
+            assert done.err == ""
+            names = msgspec.convert(done.messages[0]["tools"], list[dict[str, object]])
+            assert [tool["name"] for tool in names] == ["echo", "add", "slow", "large"]
+
+
+@pytest.mark.parametrize(
+    "revision", ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25", "2026-07-28"]
+)
+async def test_every_revision_can_be_spoken(revision: str) -> None:
+    done = await run_cli(
+        "call", SERVER, "tools/call", '{"name":"add","arguments":{"a":1,"b":2}}',
+        "--revision", revision,
+    )  # fmt: skip
+    assert done.status == 0, done.err
+    assert done.messages[0]["structuredContent"] == {"sum": 3}
+    # Only modern results say what they are.
+    assert ("resultType" in done.messages[0]) == (revision == "2026-07-28")
+
+
+@pytest.mark.parametrize("method", ["initialize", "server/discover"])
+async def test_the_handshakes_themselves_can_be_called(method: str) -> None:
+    params = {
+        "initialize": {
+            "protocolVersion": "2025-06-18",
+            "capabilities": {},
+            "clientInfo": {"name": "test", "version": "1"},
+        },
+        "server/discover": {
+            "_meta": {
+                "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+                "io.modelcontextprotocol/clientCapabilities": {},
+            }
+        },
+    }[method]
+    done = await run_cli("call", SERVER, method, msgspec.json.encode(params).decode())
+    assert done.status == 0, done.err
+    assert "capabilities" in done.messages[0]
+
+
+async def test_an_error_answer_is_status_1_with_all_of_it_on_stderr() -> None:
+    done = await run_cli("call", SERVER, "resources/read", '{"uri":"x:y"}')
+    assert (done.status, done.out) == (1, b"")
+    assert done.err == 'trio-mcp: Resource not found: {"uri":"x:y"} (-32602)\n'
+
+
+async def test_a_server_that_dies_is_status_1_and_its_last_words_are_told() -> None:
+    program = "import sys; sys.exit('no licence')"
+    done = await run_cli("call", f'stdio:?stderr=capture {sys.executable} -c "{program}"', "ping")
+    assert (done.status, done.out) == (1, b"")
+    assert "no licence" in done.err
+    assert done.err.count("\n") == 1
+
+
+async def test_an_answer_that_does_not_come_in_time_is_status_1() -> None:
+    slow = '{"name":"slow","arguments":{"seconds":3600}}'
+    done = await run_cli("call", SERVER, "tools/call", slow, "--timeout", "0.5")
+    assert done.status == 1
+    assert done.err == "trio-mcp: no answer to tools/call within 0.5 s\n"
+
+
+async def test_nobody_reading_the_result_is_quiet() -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    try:
+        async with running("call", SERVER, stdout=write_end) as call:
+            assert await call.process.wait() == 141
+            assert call.process.stderr is not None
+            assert await call.process.stderr.receive_some() == b""
+    finally:
+        os.close(write_end)
+
+
+# -- demo --------------------------------------------------------------------------------
+
+
+async def test_the_demo_holds_a_conversation_over_every_transport() -> None:
+    done = await run_cli("demo", "--json")
+    rows = msgspec.json.decode(done.out, type=list[dict[str, object]])
+    assert done.status == 0, rows
+    assert [row["transport"] for row in rows] == ["stdio", "memory", "tcp", "unix"]
+    for row in rows:
+        assert row.keys() == {"transport", "ok", "round_trip_us", "messages_per_s", "error"}
+        assert row["ok"] is True
+        assert row["error"] is None
+        assert isinstance(row["round_trip_us"], float)
+        assert isinstance(row["messages_per_s"], float)
+        assert row["round_trip_us"] > 0
+        assert row["messages_per_s"] > 0
+    assert done.err == ""
+
+
+async def test_a_transport_that_fails_is_told_and_the_others_go_on() -> None:
+    # The child cannot be started.
+    program = (
+        "import sys; from trio_mcp_transport.cli import main, demo\n"
+        "sys.executable = '/nowhere/python'\n"
+        "sys.exit(main(['demo']))\n"
+    )
+    done = await run_cli(program=[sys.executable, "-c", program])
+    assert done.status == 1
+    lines = done.out.decode().splitlines()
+    assert [line.split()[:2] for line in lines[4:8]] == [
+        ["stdio", "failed"],
+        ["memory", "ok"],
+        ["tcp", "ok"],
+        ["unix", "ok"],
+    ]
+    assert lines[8].startswith("stdio: ")
+    assert "/nowhere/python" in lines[8]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
+async def test_a_terminal_gets_colours_and_a_pipe_gets_none() -> None:
+    pytest.importorskip("rich", reason="the extra `cli` is not installed")
+    primary, secondary = pty.openpty()
+    try:
+        async with running(
+            "call", SERVER, stdout=secondary, variables={"TERM": "xterm", "NO_COLOR": ""}
+        ) as call:
+            os.close(secondary)
+            secondary = -1
+            data = b""
+            try:
+                while True:
+                    await trio.lowlevel.wait_readable(primary)
+                    data += os.read(primary, 65536)
+            except OSError:  # the other side is closed
+                pass
+            assert await call.process.wait() == 0
+    finally:
+        for descriptor in (primary, secondary):
+            if descriptor != -1:
+                os.close(descriptor)
+    assert b"\x1b[" in data
+    assert b"tools" in data
+    plain = await run_cli("call", SERVER)
+    assert b"\x1b[" not in plain.out

@@ -1,0 +1,88 @@
+"""Which endpoints the commands take from arguments, flags and the environment."""
+
+from __future__ import annotations
+
+import math
+import socket
+
+import pytest
+
+from trio_mcp_transport import (
+    ChannelOptions,
+    ConfigurationError,
+    Endpoint,
+    StdioEndpoint,
+    TcpEndpoint,
+    UnixEndpoint,
+)
+from trio_mcp_transport.cli.endpoints import (
+    check_authenticated,
+    chosen_by_flags,
+    listening_endpoints,
+)
+
+pytestmark = pytest.mark.cli
+
+DETECT = ChannelOptions(framing="detect")
+
+
+@pytest.mark.parametrize(
+    ("transport", "stdiocfg", "environ", "expected"),
+    [
+        (None, None, {}, StdioEndpoint()),
+        ("stdio", None, {"TRANSPORT": "tcp"}, StdioEndpoint()),
+        ("tcp", None, {}, TcpEndpoint(host="127.0.0.1", port=8080)),
+        ("unix", None, {}, UnixEndpoint(path="/tmp/mcp.sock")),
+        (None, None, {"TRANSPORT": "unix"}, UnixEndpoint(path="/tmp/mcp.sock")),
+        (
+            None,
+            "idle_read_timeout_ms=200",
+            {"TRANSPORT": "tcp", "MCP_STDIO_CONFIG": "write_timeout_ms=1"},
+            StdioEndpoint(options=ChannelOptions(idle_read_timeout=0.2)),
+        ),
+        (
+            "stdio",
+            "idle_read_timeout_ms=0",
+            {"MCP_STDIOTRANSPORT_TIMEOUT_MS": "500"},
+            StdioEndpoint(options=ChannelOptions(idle_read_timeout=math.inf, request_timeout=0.5)),
+        ),
+    ],
+)
+def test_flags_beat_the_environment_and_that_beats_the_default(
+    transport: str | None, stdiocfg: str | None, environ: dict[str, str], expected: Endpoint
+) -> None:
+    assert chosen_by_flags(transport, stdiocfg, environ) == expected
+
+
+def test_without_a_framing_the_clients_is_found_out() -> None:
+    listen = ["tcp://127.0.0.1:1", "tcp://127.0.0.1:2?framing=length-prefix", "unix:/x"]
+    assert listening_endpoints(listen, None, None, {"TRANSPORT": "tcp"}) == [
+        TcpEndpoint(host="127.0.0.1", port=1, options=DETECT),
+        TcpEndpoint(host="127.0.0.1", port=2, options=ChannelOptions(framing="length-prefix")),
+        UnixEndpoint(path="/x", options=DETECT),
+    ]
+    assert listening_endpoints([], None, None, {}) == [StdioEndpoint(options=DETECT)]
+
+
+def test_a_list_is_read_with_its_transport_named() -> None:
+    (found,) = listening_endpoints(["bind_address=[::1]:5; nodelay=false"], "tcp", None, {})
+    assert found == TcpEndpoint(host="::1", port=5, nodelay=False, options=DETECT)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "::1%lo", "localhost"])
+def test_loopback_may_be_listened_at_by_anybody(host: str) -> None:
+    check_authenticated([TcpEndpoint(host=host, port=1), StdioEndpoint(), UnixEndpoint(path="/x")])
+
+
+def test_a_name_is_as_safe_as_all_its_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[str] = ["127.0.0.1", "192.0.2.1"]
+
+    def lookup(host: str, port: None, **_: object) -> list[tuple[object, ...]]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in found]
+
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
+    endpoint = TcpEndpoint(host="some.name", port=1)
+    with pytest.raises(ConfigurationError, match="--allow-unauthenticated"):
+        check_authenticated([endpoint])
+    found.pop()
+    check_authenticated([endpoint])
