@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
@@ -109,6 +110,27 @@ async def test_closing_wakes_who_is_stalled(call: str) -> None:
         await stream.aclose()
     with pytest.raises(trio.ClosedResourceError):
         await stream.send_eof()
+
+
+async def test_killing_breaks_both_directions_and_ends_the_other_side() -> None:
+    inner, peer = trio.testing.lockstep_stream_pair()
+    stream = FaultyStream(inner)
+
+    async def breaks(call: Callable[[], Awaitable[object]]) -> None:
+        with pytest.raises(trio.BrokenResourceError, match="killed"):
+            await call()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(breaks, stream.receive_some)
+        nursery.start_soon(breaks, lambda: stream.send_all(b"nobody reads"))
+        await wait_all_tasks_blocked()
+        await stream.kill()
+    await breaks(stream.receive_some)
+    await breaks(stream.send_eof)
+    assert stream.killed
+    with pytest.raises(trio.BrokenResourceError):
+        await peer.send_all(b"x")
+    await stream.aclose()
 
 
 async def test_a_trickle_passes_so_many_bytes_at_a_time() -> None:

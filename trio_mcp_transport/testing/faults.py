@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Literal, TypeVarTuple
+from typing import Literal, TypeVar, TypeVarTuple
 
 import trio
 
 __all__ = ["Fault", "FaultyStream", "cancel_at", "cut_after", "fail_after", "stall_after"]
 
+T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 
@@ -101,6 +102,7 @@ class FaultyStream(trio.abc.HalfCloseableStream):
         read_stalled: Set once `receive_some` has run into its ``stall``.
         write_stalled: Set once `send_all` has.
         closed: Whether it was closed.
+        killed: Whether `kill` was called.
     """
 
     def __init__(
@@ -118,6 +120,8 @@ class FaultyStream(trio.abc.HalfCloseableStream):
         self._reading = _Direction(reading, read_size, read_delay)
         self._writing = _Direction(writing, write_size, write_delay)
         self.closed = False
+        self.killed = False
+        self._busy: set[trio.CancelScope] = set()
 
     @property
     def bytes_read(self) -> int:
@@ -144,6 +148,18 @@ class FaultyStream(trio.abc.HalfCloseableStream):
         self._reading.change(None)
         self._writing.change(None)
 
+    async def kill(self) -> None:
+        """Break the connection at once, as when a process is killed or a cable is cut.
+
+        Whoever waits here and whoever comes later gets `trio.BrokenResourceError`; the
+        other end sees what it sees when the stream below is closed.
+        """
+        self.killed = True
+        self.heal()
+        for scope in self._busy:
+            scope.cancel()
+        await trio.aclose_forcefully(self._stream)
+
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         """Read what the faults let through."""
         direction = self._reading
@@ -152,7 +168,7 @@ class FaultyStream(trio.abc.HalfCloseableStream):
             await self._suffer(direction)
             if direction.fault is not None and direction.fault.kind == "cut":
                 return b""
-        data = await self._stream.receive_some(size)
+        data = await self._unless_killed(self._stream.receive_some, size)
         direction.passed += len(data)
         return data
 
@@ -170,7 +186,7 @@ class FaultyStream(trio.abc.HalfCloseableStream):
                         await self._stream.send_eof()
                     raise trio.BrokenResourceError("the faulty stream was cut")
                 continue
-            await self._stream.send_all(rest[:size])
+            await self._unless_killed(self._stream.send_all, rest[:size])
             direction.passed += size
             rest = rest[size:]
             if not rest:
@@ -209,7 +225,20 @@ class FaultyStream(trio.abc.HalfCloseableStream):
         await direction.stall()
         self._check_open()
 
+    async def _unless_killed(self, async_fn: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
+        self._check_open()
+        with trio.CancelScope() as scope:
+            self._busy.add(scope)
+            try:
+                return await async_fn(*args)
+            finally:
+                self._busy.discard(scope)
+        self._check_open()
+        raise AssertionError("only kill cancels this")
+
     def _check_open(self) -> None:
+        if self.killed:
+            raise trio.BrokenResourceError("the faulty stream was killed")
         if self.closed:
             raise trio.ClosedResourceError("this side closed the faulty stream")
 
