@@ -338,6 +338,24 @@ async def test_a_request_is_cancelled_even_while_its_answer_waits_for_room() -> 
         assert await theirs.receive() == Response(2, Raw(b"{}"))
 
 
+async def test_a_handler_that_swallows_its_cancellation_is_not_answered_either() -> None:
+    router = Router()
+
+    @router.method("stubborn")
+    async def stubborn(ctx: Context) -> object:
+        try:
+            await trio.sleep_forever()
+        except trio.Cancelled:
+            return {}
+
+    async with served(router) as other:
+        await other.send("stubborn")
+        await trio.testing.wait_all_tasks_blocked()
+        await other.cancel(1)
+        assert other.peer.statistics().handlers_running == 0
+        assert other.channel.statistics().inbox_messages == 0
+
+
 async def test_initialize_cannot_be_cancelled() -> None:
     router, gate = gated()
     async with served(router) as other:
@@ -540,6 +558,7 @@ async def test_a_handler_that_waits_for_the_side_that_left_is_told_at_once() -> 
         await other.channel.send_eof()
         await other.peer.wait_closed()
         assert len(seen) == 1
+        assert other.event_names == []  # that is no fault of the handler's
 
 
 async def test_leaving_the_block_cancels_handlers_without_answering() -> None:

@@ -12,6 +12,7 @@ import trio
 from msgspec import Raw
 
 from trio_mcp_transport.abc import ChannelEvent, ConnectionLost
+from trio_mcp_transport.context import Context
 from trio_mcp_transport.errors import LocalProtocolError, RequestTimeout, RpcError
 from trio_mcp_transport.hub import Hub, SubscriptionFilter
 from trio_mcp_transport.jsonrpc import (
@@ -355,6 +356,26 @@ async def test_leaving_the_block_cancels_the_subscription() -> None:
         await trio.testing.wait_all_tasks_blocked()
         assert hub.subscribers == 0
         assert client.statistics().requests_pending == 0
+
+
+async def test_the_iteration_ends_also_when_the_server_leaves_the_result_out() -> None:
+    router = Router("server", "1")
+
+    @router.method("subscriptions/listen")
+    async def listen(ctx: Context) -> object:
+        request_id = ctx.request.id
+        await ctx.peer.notify(
+            "notifications/subscriptions/acknowledged", tagged(request_id, notifications={})
+        )
+        await ctx.peer.notify("notifications/cancelled", {"requestId": request_id})
+        await trio.sleep(math.inf)
+        return {}
+
+    ours, theirs = memory_channel_pair()
+    async with Peer(theirs, router), Peer(ours) as client:
+        await negotiate(client, client_info=INFO)
+        async with Subscription(client, tools=True) as changes:
+            assert [change async for change in changes] == []
 
 
 async def test_a_lost_connection_ends_the_iteration_with_its_cause() -> None:

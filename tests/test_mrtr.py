@@ -275,9 +275,13 @@ async def test_each_retry_has_a_new_id_and_a_new_token_and_the_exact_state() -> 
         await negotiate(client, client_info={"name": "c", "version": "0"}, client_capabilities=ALL)
         progress: list[Progress] = []
         await client.request(
-            "tools/call", {"name": "x", "requestState": "mine"}, on_progress=progress.append
+            "tools/call",
+            {"name": "x", "requestState": "mine"},
+            on_progress=progress.append,
+            id="first",
         )
     assert len({request.id for request in seen}) == 4
+    assert seen[0].id == "first"
     params = [request.params_as(Sent) for request in seen]
     assert len({repr(one.meta["progressToken"]) for one in params}) == 4
     assert [one.requestState for one in params] == ["mine", "ä/+=", None, "last"]

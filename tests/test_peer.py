@@ -279,6 +279,9 @@ async def test_a_request_that_could_not_be_sent_yet_is_not_cancelled_at_the_othe
         await peer.notify("next")
         assert (await theirs.receive()) == Notification("next")
         assert peer.statistics().requests_sent == 0
+        # Nothing can come back for it, so its id is free.
+        with pytest.raises(RequestTimeout):
+            await peer.request("m", id=1, timeout=1)
 
 
 async def test_a_timeout_tells_the_other_side_and_raises(
@@ -307,6 +310,22 @@ async def test_the_channel_s_option_sets_the_timeout_and_the_peer_s_argument_bea
         with pytest.raises(RequestTimeout):
             await wire.peer.request("m")
     assert trio.current_time() - start == pytest.approx(2)
+
+
+async def test_each_request_has_its_own_timeout_in_whatever_order_they_were_sent(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with wired() as wire, trio.open_nursery() as nursery:
+        start = trio.current_time()
+        asked = {
+            n: ask(nursery, wire.peer, timeout=n, request_id=int(n * 10))
+            for n in (30, 5, 10, 5.5, 20)
+        }
+        for _ in asked:
+            await wire.receive_request()
+        for seconds in sorted(asked):
+            assert await wire.cancelled_id() == int(seconds * 10)
+            assert trio.current_time() - start == pytest.approx(seconds)
 
 
 async def test_an_infinite_timeout_waits_for_ever(
