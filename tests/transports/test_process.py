@@ -31,6 +31,7 @@ from trio_mcp_transport.limits import CHILD_STDERR_TAIL_BYTES, MAX_CANCELLED_CLO
 from trio_mcp_transport.restart import RestartPolicy, run_with_restarts
 from trio_mcp_transport.transports import child as child_module
 from trio_mcp_transport.transports import child_stderr, process, supervisor
+from trio_mcp_transport.transports.fd_stream import FdReceiveStream, FdSendStream
 from trio_mcp_transport.transports.process import (
     ProcessStream,
     child_environment,
@@ -492,6 +493,28 @@ def test_lines_of_any_length_are_handed_out_in_pieces() -> None:
     lines.end()
     assert "".join(pieces) == "x" * 5 * CHILD_STDERR_TAIL_BYTES + "yz"
     assert max(map(len, pieces)) <= CHILD_STDERR_TAIL_BYTES + 1
+
+
+async def test_closing_takes_the_last_words_that_nobody_has_read_yet() -> None:
+    await trio.lowlevel.checkpoint()
+    read_end, write_end = os.pipe()
+    log_read, log_write = os.pipe()
+    os.set_blocking(read_end, False)
+    lines: list[str] = []
+    pump = child_stderr.StderrPump(
+        FdReceiveStream(read_end),
+        own_stderr=FdSendStream(log_write),
+        lines=child_stderr.StderrLines(lines.append),
+        on_event=None,
+    )
+    os.write(write_end, b"last\nwords")
+    pump.close()
+    pump.close()
+    assert lines == ["last", "words"]
+    assert pump.tail == "last\nwords"
+    assert os.read(log_read, 1000) == b"last\nwords"
+    os.close(write_end)
+    os.close(log_read)
 
 
 @asynccontextmanager
@@ -969,6 +992,18 @@ async def test_a_helper_that_was_killed_is_not_missed() -> None:
         os.kill(helper, signal.SIGKILL)
         await channel.send(Request(1, "ping"))
         await channel.receive()
+
+
+def test_a_supervisor_that_is_stopped_kills_nobody() -> None:
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, start_new_session=True) as other:
+        for _ in range(10):
+            helper = supervisor.Supervisor()
+            helper.watch(other.pid)
+            helper.stop()
+            helper.stop()
+            assert not is_running(helper.pid)
+        assert is_running(other.pid)
+    assert other.returncode == 0
 
 
 def test_a_supervisor_without_a_group_ends_by_itself() -> None:
