@@ -16,8 +16,9 @@ from trio_mcp_transport import (
     ConnectFailed,
     ConnectionLost,
     ProcessEndpoint,
+    RestartPolicy,
+    run_with_restarts,
 )
-from trio_mcp_transport.restart import RestartPolicy, run_with_restarts
 
 pytestmark = pytest.mark.process
 

@@ -90,6 +90,7 @@ from .registry import (
     TransportRegistration,
     register_transport,
 )
+from .restart import RestartPolicy, run_with_restarts
 from .router import Router
 from .sansio.eras import LEGACY_REVISIONS, MODERN_REVISIONS, REVISIONS, Era, Negotiated
 from .sansio.metadata import CacheHint, LogLevel
@@ -176,6 +177,7 @@ __all__ = [
     "RequestIdInUse",
     "RequestTimeout",
     "Response",
+    "RestartPolicy",
     "Router",
     "RpcError",
     "ServingListener",
@@ -211,6 +213,7 @@ __all__ = [
     "parse_endpoint",
     "read_endpoint",
     "register_transport",
+    "run_with_restarts",
     "serve_channels",
     "serve_listener",
     "serve_peers",

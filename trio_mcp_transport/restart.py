@@ -15,9 +15,9 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from typing import Self, TypeVar
 
+import msgspec
 import trio
 
 from .abc import ChannelBroken, ChannelEvent, EventHandler
@@ -31,8 +31,7 @@ C = TypeVar("C")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RestartPolicy:
+class RestartPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """How often, and after how long.
 
     Attributes:
@@ -135,7 +134,7 @@ async def run_with_restarts(
             on_event,
             ChannelEvent(
                 name="connection.restarting",
-                message=f"restart {restarts} in {delay:g} s after: {failure or 'the end'}",
+                message=f"restart {restarts} in {delay:g} s after: {failure}",
                 error=failure,
             ),
         )

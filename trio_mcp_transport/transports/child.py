@@ -23,9 +23,9 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from functools import partial
 
+import msgspec
 import trio
 
 from ..abc import EventHandler
@@ -45,8 +45,7 @@ _KILL = signal.SIGTERM if sys.platform == "win32" else signal.SIGKILL
 _HAS_WAITID = hasattr(os, "waitid")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChildCommand:
+class ChildCommand(msgspec.Struct, frozen=True, kw_only=True):
     """What to start.
 
     Attributes:
