@@ -1,0 +1,316 @@
+"""One channel as the two streams that the official SDK reads and writes.
+
+Used by `mcp_sdk`. Theory of operation: both streams are thin faces of one channel, with no
+task and no buffer between: the SDK's reader waits in `receive`, its writers in `send`, so
+cancelling and back-pressure are the channel's. The SDK cancels its handlers as soon as its
+read stream ends; so that the answers in work are still written, the end is held back until
+they are, for at most `drain` seconds.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self, TypeAlias
+
+import msgspec
+import trio
+
+from ..abc import ChannelBroken, ChannelEvent, EventHandler, MessageChannel
+from ..errors import FeatureUnavailable
+from ..jsonrpc import (
+    ErrorCode,
+    ErrorObject,
+    ErrorResponse,
+    InvalidMessage,
+    Message,
+    Notification,
+    Request,
+    RequestId,
+    Response,
+    decode_message,
+)
+from ..reporting import report
+
+try:
+    import anyio
+    from mcp.shared.message import ServerMessageMetadata, SessionMessage
+    from mcp.types import (
+        ErrorData,
+        JSONRPCError,
+        JSONRPCMessage,
+        JSONRPCNotification,
+        JSONRPCRequest,
+        JSONRPCResponse,
+    )
+except ImportError as error:
+    raise FeatureUnavailable(
+        "the official MCP SDK, 2.3 or later, is not installed:"
+        ' pip install "trio-mcp-transport[mcp]"'
+    ) from error
+
+__all__ = ["SdkReadStream", "SdkStreams", "SdkWriteStream", "Wire"]
+
+# What decoding of well-formed JSON may still stumble over: see `jsonrpc`.
+_DECODE_FAULTS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError)
+_decode_object = msgspec.json.Decoder(dict[str, object]).decode
+
+
+class SdkReadStream:
+    """The channel's receiving half as the SDK reads it.
+
+    Iterating yields a `SessionMessage` for each message. When the channel has failed it
+    yields the `ChannelBroken`, which the SDK hands to its `message_handler`, and ends.
+    """
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+
+    async def receive(self) -> SessionMessage | Exception:
+        """Wait for one message. A checkpoint; cancelling loses nothing.
+
+        Raises:
+            anyio.EndOfStream: There will be no more.
+            anyio.ClosedResourceError: This side closed the stream or the channel.
+        """
+        return await self._wire.receive()
+
+    async def aclose(self) -> None:
+        """Stop reading; whoever waits here is woken. The channel stays open."""
+        self._wire.stop_reading()
+        await trio.lowlevel.checkpoint()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> SessionMessage | Exception:
+        try:
+            return await self.receive()
+        except anyio.EndOfStream:
+            raise StopAsyncIteration from None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+
+class SdkWriteStream:
+    """The channel's sending half as the SDK writes it."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+
+    async def send(self, item: SessionMessage, /) -> None:
+        """Queue one message. If cancelled, nothing was queued.
+
+        Raises:
+            MessageTooLarge: Over the channel's limit; the conversation goes on.
+            anyio.BrokenResourceError: The channel failed; the cause is chained.
+            anyio.ClosedResourceError: This side closed the stream or the channel.
+        """
+        await self._wire.send(item.message)
+
+    async def aclose(self) -> None:
+        """Stop writing. What was sent is flushed when the channel is closed."""
+        self._wire.writing_closed = True
+        await trio.lowlevel.checkpoint()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+
+SdkStreams: TypeAlias = tuple[SdkReadStream, SdkWriteStream]
+
+
+class Wire:
+    """What both streams share: the channel, and which requests are not answered yet."""
+
+    def __init__(
+        self, channel: MessageChannel, drain: float, on_event: EventHandler | None
+    ) -> None:
+        self._channel = channel
+        self._drain = drain
+        self._on_event = on_event
+        self._metadata = ServerMessageMetadata(request_context=channel.context)
+        self._ended = False
+        self._reading_closed = False
+        self._reader: trio.CancelScope | None = None
+        self._unanswered: set[RequestId] = set()
+        self._settled = trio.Event()
+        self.writing_closed = False
+
+    # -- reading ------------------------------------------------------------------------
+
+    async def receive(self) -> SessionMessage | Exception:
+        """See `SdkReadStream.receive`."""
+        while not self._ended:
+            self._check_reading()
+            with trio.CancelScope() as self._reader:
+                try:
+                    message = await self._channel.receive()
+                except trio.EndOfChannel:
+                    self._ended = True
+                    break
+                except trio.ClosedResourceError as error:
+                    raise anyio.ClosedResourceError from error
+                except ChannelBroken as error:
+                    self._ended = True
+                    self._settle()
+                    return error
+                found = self._convert(message)
+                if found is not None:
+                    return found
+        self._check_reading()
+        with trio.move_on_after(self._drain), trio.CancelScope() as self._reader:
+            if self._unanswered and not self._channel.failure:
+                await self._settled.wait()
+        self._check_reading()
+        await trio.lowlevel.checkpoint()
+        raise anyio.EndOfStream
+
+    def _check_reading(self) -> None:
+        if self._reading_closed:
+            raise anyio.ClosedResourceError
+
+    def _wake_reader(self) -> None:
+        if self._reader is not None:
+            self._reader.cancel()
+
+    def finish(self) -> None:
+        """Take nothing more; the end comes when all that is in work was answered."""
+        self._ended = True
+        self._wake_reader()
+
+    def stop_reading(self) -> None:
+        """See `SdkReadStream.aclose`."""
+        self._reading_closed = True
+        self._wake_reader()
+
+    def _convert(self, message: Message) -> SessionMessage | Exception | None:
+        """The SDK's message; an exception for it to report; None if this answered it."""
+        try:
+            converted = _to_sdk(message)
+        except _DECODE_FAULTS as error:
+            return self._refuse(message, error)
+        if isinstance(message, Request):
+            self._unanswered.add(message.id)
+            self._settled = trio.Event()
+        elif isinstance(message, Notification):
+            self._note_cancel(converted)
+        return SessionMessage(converted, self._metadata)
+
+    def _note_cancel(self, message: JSONRPCMessage) -> None:
+        """A request that the peer has cancelled gets no answer."""
+        if isinstance(message, JSONRPCNotification) and message.params is not None:
+            request_id = message.params.get("requestId")
+            if message.method == "notifications/cancelled" and isinstance(request_id, int | str):
+                self._answered(request_id)
+
+    def _refuse(self, message: Message, fault: Exception) -> Exception | SessionMessage | None:
+        """See to what is a message but none of MCP's: its params or result are no object."""
+        what = "result" if isinstance(message, Response) else "params"
+        reason = f"{what} must be an object that can be decoded: {fault}"
+        error = InvalidMessage(reason, code=ErrorCode.INVALID_REQUEST)
+        event = ChannelEvent(
+            name="message.malformed",
+            message=reason,
+            error=error,
+            context=self._channel.context,
+        )
+        if isinstance(message, Request):
+            report(self._on_event, event)
+            answer = ErrorResponse(message.id, ErrorObject(ErrorCode.INVALID_PARAMS, reason))
+            try:
+                self._channel.send_control(answer)
+            except (ChannelBroken, trio.ClosedResourceError):
+                return None  # the next receive tells
+            return None
+        if isinstance(message, Response):
+            # Whoever waits for it shall not wait any longer.
+            report(self._on_event, event)
+            data = ErrorData(code=ErrorCode.INTERNAL_ERROR, message=reason)
+            return SessionMessage(JSONRPCError(jsonrpc="2.0", id=message.id, error=data))
+        return error
+
+    # -- writing ------------------------------------------------------------------------
+
+    async def send(self, message: JSONRPCMessage) -> None:
+        """See `SdkWriteStream.send`."""
+        if self.writing_closed:
+            raise anyio.ClosedResourceError
+        try:
+            await self._channel.send(_from_sdk(message))
+        except trio.ClosedResourceError as error:
+            self._settle()
+            raise anyio.ClosedResourceError from error
+        except ChannelBroken as error:
+            self._settle()
+            raise anyio.BrokenResourceError from error
+        if isinstance(message, JSONRPCResponse | JSONRPCError) and message.id is not None:
+            self._answered(message.id)
+
+    def _answered(self, request_id: RequestId) -> None:
+        self._unanswered.discard(request_id)
+        if not self._unanswered:
+            self._settled.set()
+
+    def _settle(self) -> None:
+        """Nothing will be answered any more."""
+        self._unanswered.clear()
+        self._settled.set()
+
+
+# -- conversion -------------------------------------------------------------------------
+
+
+def _to_sdk(message: Message) -> JSONRPCMessage:
+    """The SDK's model. The payload is decoded here, once.
+
+    Raises:
+        ValueError: The payload is no object, or cannot be decoded.
+    """
+    if isinstance(message, Request):
+        if message.params is msgspec.UNSET:
+            return JSONRPCRequest(jsonrpc="2.0", id=message.id, method=message.method)
+        params = _plain_object(message.params)
+        return JSONRPCRequest(jsonrpc="2.0", id=message.id, method=message.method, params=params)
+    if isinstance(message, Notification):
+        if message.params is msgspec.UNSET:
+            return JSONRPCNotification(jsonrpc="2.0", method=message.method)
+        params = _plain_object(message.params)
+        return JSONRPCNotification(jsonrpc="2.0", method=message.method, params=params)
+    if isinstance(message, Response):
+        return JSONRPCResponse(jsonrpc="2.0", id=message.id, result=_plain_object(message.result))
+    error = ErrorData(code=message.error.code, message=message.error.message)
+    if message.error.data is not msgspec.UNSET:
+        error = error.model_copy(update={"data": message.error.data_as(object)})
+    return JSONRPCError(jsonrpc="2.0", id=message.id, error=error)
+
+
+def _plain_object(value: object) -> dict[str, object]:
+    """A payload as a dict of the receiver's own."""
+    raw = value if isinstance(value, msgspec.Raw) else msgspec.json.encode(value)
+    return _decode_object(raw)
+
+
+def _from_sdk(message: JSONRPCMessage) -> Message:
+    """Our message. The payload is encoded here, once, and goes out as it is.
+
+    Raises:
+        InvalidMessage: It is nested too deep to be sent.
+    """
+    return decode_message(message.model_dump_json(by_alias=True, exclude_unset=True).encode())
