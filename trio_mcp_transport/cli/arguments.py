@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Protocol, cast
@@ -76,6 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _prepare(arguments)
         return _module(arguments.command).run(arguments)
+    except KeyboardInterrupt:  # before or after the time when signals are waited for
+        return 128 + signal.SIGINT
     except Exception as error:
         return explain(error, debug=arguments.debug)
 

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import TextIO
 
@@ -22,7 +22,7 @@ from .running import run as run_command
 from .terminal import StdoutClosed, abandon, tell, wants_colour
 from .trace import Entry, Trace, as_json_line, as_pieces
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["TraceOutput", "add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,13 +64,13 @@ def run(arguments: argparse.Namespace) -> int:
             )
         else:
             output = sys.stderr if isinstance(client, StdioEndpoint) else sys.stdout
-        shown = _Shown(output, as_json=arguments.json, full=arguments.full)
+        shown = TraceOutput(output, as_json=arguments.json, full=arguments.full)
         return run_command(
             partial(join_endpoints, client, server, drain=arguments.drain, observe=shown.observe)
         )
 
 
-class _Shown:
+class TraceOutput:
     """Writes what passes, in a thread, so that a slow reader slows only what it watches.
 
     If a file or stderr cannot be written, that is told once and traffic goes on; if
@@ -109,8 +109,10 @@ class _Shown:
             )
         except (OSError, ValueError) as error:
             output, self._output = self._output, None
+            if output is not sys.stderr:
+                with suppress(OSError, ValueError):
+                    abandon(output)
             if output is sys.stdout:
-                abandon(output)
                 raise StdoutClosed from error
             tell(f"nothing more is shown: {error}")
 
