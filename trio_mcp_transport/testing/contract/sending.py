@@ -200,7 +200,7 @@ async def a_slow_reader_holds_senders_up_and_loses_nothing(make_pair: MakePair) 
     options = ChannelOptions(outbox_bytes=4 * FLOOD_BYTES)
     async with make_pair(options) as (left, right), flooded(left) as (_, queued):
         assert left.statistics().outbox_bytes <= options.outbox_bytes
-        assert left.state is ChannelState.CONNECTED
+        assert left.is_connected
         assert await receive_numbers(right, FLOOD_MESSAGES) == list(range(FLOOD_MESSAGES))
         await left.flush()
         assert len(queued) == FLOOD_MESSAGES
@@ -273,7 +273,7 @@ async def a_message_over_the_limit_is_refused_and_the_channel_goes_on(
             pass
         else:
             raise AssertionError("send_control must refuse what is too large")
-        assert left.state is ChannelState.CONNECTED
+        assert left.is_connected
         await left.send(fitting)
         assert await receive_numbers(right, 1) == [1]
         await right.send(numbered(3))
