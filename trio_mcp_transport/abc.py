@@ -10,9 +10,9 @@ import copy
 import enum
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Self
 
+import msgspec
 import trio
 
 from .errors import RemoteProtocolError, TransportError
@@ -101,8 +101,7 @@ class ChannelState(enum.Enum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True, slots=True)
-class PeerCredentials:
+class PeerCredentials(msgspec.Struct, frozen=True):
     """Who is at the other end of a Unix socket, as the kernel says."""
 
     pid: int
@@ -110,8 +109,7 @@ class PeerCredentials:
     gid: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChannelContext:
+class ChannelContext(msgspec.Struct, frozen=True, kw_only=True):
     """What is known about the connection, beside the messages and never in them.
 
     Attributes:
@@ -131,8 +129,7 @@ class ChannelContext:
     process_id: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChannelCapabilities:
+class ChannelCapabilities(msgspec.Struct, frozen=True, kw_only=True):
     """What this channel can do, truthfully.
 
     Attributes:
@@ -148,8 +145,7 @@ class ChannelCapabilities:
     framing: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChannelStatistics:
+class ChannelStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """Counters of one channel since it was opened, and how full its queues are now.
 
     `malformed_received` counts sound frames that held no valid message; `late_answers`
@@ -165,8 +161,7 @@ class ChannelStatistics:
     inbox_messages: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChannelEvent:
+class ChannelEvent(msgspec.Struct, frozen=True, kw_only=True):
     """A fault that no caller would see otherwise.
 
     Attributes:
@@ -179,7 +174,7 @@ class ChannelEvent:
     name: str
     message: str
     error: BaseException | None = None
-    context: ChannelContext | None = field(default=None)
+    context: ChannelContext | None = None
 
 
 EventHandler = Callable[[ChannelEvent], object]

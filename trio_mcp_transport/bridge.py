@@ -15,10 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
+import msgspec
 import trio
 
 from .abc import ChannelState, MessageChannel
@@ -33,8 +33,7 @@ BridgeObserver: TypeAlias = Callable[[BridgeSide, Sequence[bytes]], Awaitable[No
 _Show: TypeAlias = Callable[[Sequence[bytes]], Awaitable[None]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BridgeEnd:
+class BridgeEnd(msgspec.Struct, frozen=True, kw_only=True):
     """How a bridge ended that nothing failed on.
 
     Attributes:

@@ -7,9 +7,9 @@ dispatcher in.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+import msgspec
 from msgspec import Raw
 
 from .jsonrpc import Notification, Request
@@ -85,8 +85,7 @@ class RequestPolicy(Protocol):
         """The params of the request that is to be sent next, or None when this is the end."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PeerStatistics:
+class PeerStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """Counters of one peer since its start, and how much it has to do now.
 
     Attributes:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -63,8 +62,7 @@ class MethodNotFound(RpcError):
         return type(self), (self.message.removeprefix("Method not found: "),)
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(msgspec.Struct, frozen=True):
     """A registered handler, and the seconds it may run."""
 
     run: Callable[[Context], Awaitable[object]]

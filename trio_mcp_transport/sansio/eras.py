@@ -7,7 +7,6 @@ each answer of a server; neither decision waits, sends or remembers anything.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -71,8 +70,7 @@ def check_revisions(revisions: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(set(revisions), reverse=True))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Negotiated:
+class Negotiated(msgspec.Struct, frozen=True, kw_only=True):
     """What a client found out about its server.
 
     Attributes:
@@ -97,8 +95,7 @@ class Negotiated:
 # -- the server's side --------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True):
     """What a request is. Both are None for a request before any handshake (`ping`)."""
 
     era: Era | None
@@ -234,29 +231,25 @@ def read_discovery(result: Raw) -> Discovery | None:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class Probe:
+class Probe(msgspec.Struct, frozen=True):
     """Send `server/discover` with this revision."""
 
     revision: str
 
 
-@dataclass(frozen=True, slots=True)
-class Initialize:
+class Initialize(msgspec.Struct, frozen=True):
     """Do the handshake, asking for this revision."""
 
     revision: str
 
 
-@dataclass(frozen=True, slots=True)
-class UseModern:
+class UseModern(msgspec.Struct, frozen=True):
     """The server is modern: go on with this revision."""
 
     revision: str
 
 
-@dataclass(frozen=True, slots=True)
-class GiveUp:
+class GiveUp(msgspec.Struct, frozen=True):
     """There is no revision in common, or the server is of the other era."""
 
     reason: str
