@@ -30,8 +30,9 @@ async def client(
 ) -> AsyncGenerator[Peer, None]:
     ours, theirs = memory_channel_pair()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(partial((server or BuiltinServer()).serve, theirs, stop=stop))
+        answer = partial((server or BuiltinServer()).serve, theirs, stop=stop)
         async with Peer(ours) as peer:
+            nursery.start_soon(answer)
             await negotiate(peer, client_info={"name": "test", "version": "1"}, era=era)
             yield peer
 

@@ -57,6 +57,12 @@ def unread() -> Iterator[TextIO]:
         yield stream
 
 
+def open_pipe() -> tuple[int, TextIO]:
+    """A pipe that is only read now and then, and a stream that writes to it."""
+    read_end, write_end = os.pipe()
+    return read_end, os.fdopen(write_end, "w", encoding="utf-8")
+
+
 def table() -> None:
     print_table("Title", ("transport", "outcome"), [("tcp", "ok"), ("[red]", "failed")])
 
@@ -217,8 +223,7 @@ async def test_a_tap_without_any_output_lets_traffic_pass() -> None:
 
 
 async def test_a_reader_that_hangs_does_not_hold_up_the_end() -> None:
-    read_end, write_end = os.pipe()
-    stream = os.fdopen(write_end, "w", encoding="utf-8")
+    read_end, stream = open_pipe()
     shown = TraceOutput(stream, as_json=True, full=False)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(shown.observe, "client", [PING] * 5000)
