@@ -212,7 +212,7 @@ def test_a_child_that_nobody_closed_ends_with_the_run() -> None:
         async with trio.open_nursery() as nursery:
             channel = await connect_process(nursery, shell(IGNORE_SIGTERM))
             await channel.receive()
-            return stream_of(channel)
+        return stream_of(channel)
 
     stream = trio.run(main)
     assert stream.exit_status == -signal.SIGKILL
