@@ -75,9 +75,12 @@ class SdkReadStream:
         return await self._wire.receive()
 
     async def aclose(self) -> None:
-        """Stop reading; whoever waits here is woken. The channel stays open."""
+        """Stop reading; whoever waits here is woken. The channel stays open.
+
+        Never raises `Cancelled`: the SDK closes what it owns after this, in one `finally`.
+        """
         self._wire.stop_reading()
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.cancel_shielded_checkpoint()
 
     def __aiter__(self) -> Self:
         return self
@@ -117,9 +120,12 @@ class SdkWriteStream:
         await self._wire.send(item.message)
 
     async def aclose(self) -> None:
-        """Stop writing. What was sent is flushed when the channel is closed."""
+        """Stop writing. What was sent is flushed when the channel is closed.
+
+        Never raises `Cancelled`, as `SdkReadStream.aclose`.
+        """
         self._wire.writing_closed = True
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.cancel_shielded_checkpoint()
 
     async def __aenter__(self) -> Self:
         return self
