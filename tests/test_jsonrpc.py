@@ -375,7 +375,7 @@ def _depth(value: object) -> int:
 
 @given(_JSON, st.integers(1, 12), st.booleans())
 def test_the_depth_limit_agrees_with_a_plain_walk(value: object, limit: int, ascii_: bool) -> None:
-    padding = [[]] * 200  # enough brackets that the quick count never decides
+    padding: list[list[object]] = [[]] * 200  # enough brackets that the quick count never decides
     message = {"jsonrpc": "2.0", "id": 1, "method": "m", "params": [value, padding]}
     data = json.dumps(message, ensure_ascii=ascii_).encode()
     if _depth(message) <= limit:
