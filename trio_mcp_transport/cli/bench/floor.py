@@ -23,6 +23,8 @@ __all__ = [
     "Lines",
     "client",
     "connect",
+    "encode_notification",
+    "encode_request",
     "pipelined_round_trips",
     "round_trips",
     "serve",
@@ -50,6 +52,16 @@ class _In(msgspec.Struct):
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(_In).decode
+
+
+def encode_request(number: int, params: object) -> bytes:
+    """A request as a line."""
+    return _encode(_Out("2.0", number, METHOD, params)) + b"\n"
+
+
+def encode_notification(params: object) -> bytes:
+    """A notification as a line."""
+    return _encode(_Out("2.0", UNSET, METHOD, params)) + b"\n"
 
 
 class Lines:
@@ -124,7 +136,7 @@ async def round_trips(lines: Lines, params: object, count: int) -> None:
     """Send a request, read its answer, and so on."""
     stream = lines.stream
     for number in range(FIRST_ID, FIRST_ID + count):
-        await stream.send_all(_encode(_Out("2.0", number, METHOD, params)) + b"\n")
+        await stream.send_all(encode_request(number, params))
         await lines.receive_until_answer()
 
 
@@ -132,7 +144,7 @@ async def pipelined_round_trips(lines: Lines, params: object, count: int) -> Non
     """Send requests in batches, and read all answers of a batch before the next."""
     for start in range(FIRST_ID, FIRST_ID + count, BATCH_MESSAGES):
         numbers = range(start, start + BATCH_MESSAGES)
-        batch = [_encode(_Out("2.0", number, METHOD, params)) + b"\n" for number in numbers]
+        batch = [encode_request(number, params) for number in numbers]
         await lines.stream.send_all(b"".join(batch))
         missing = BATCH_MESSAGES
         while missing:
@@ -142,20 +154,21 @@ async def pipelined_round_trips(lines: Lines, params: object, count: int) -> Non
 async def _one_way(lines: Lines, params: object, count: int) -> None:
     stream = lines.stream
     for _ in range(count):
-        await stream.send_all(_encode(_Out("2.0", UNSET, METHOD, params)) + b"\n")
-    await stream.send_all(_encode(_Out("2.0", FIRST_ID, METHOD, params)) + b"\n")
+        await stream.send_all(encode_notification(params))
+    await stream.send_all(encode_request(FIRST_ID, params))
     await lines.receive_until_answer()
 
 
 async def _one_way_batched(lines: Lines, params: object, count: int) -> None:
     stream = lines.stream
     for start in range(0, count, BATCH_MESSAGES):
+        # Not by `encode_notification`: a call is not what this is the floor of.
         batch = [
             _encode(_Out("2.0", UNSET, METHOD, params)) + b"\n"
             for _ in range(min(BATCH_MESSAGES, count - start))
         ]
         await stream.send_all(b"".join(batch))
-    await stream.send_all(_encode(_Out("2.0", FIRST_ID, METHOD, params)) + b"\n")
+    await stream.send_all(encode_request(FIRST_ID, params))
     await lines.receive_until_answer()
 
 

@@ -1,0 +1,158 @@
+"""`trio-mcp bench` runs and tells what it should; no test looks at how fast anything was."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import msgspec
+import pytest
+import trio
+
+from trio_mcp_transport.cli import main
+from trio_mcp_transport.cli.bench.plan import Task
+from trio_mcp_transport.cli.bench.processes import MeasurementFailed, measure
+from trio_mcp_transport.cli.bench.timing import seconds_per_operation
+
+pytestmark = pytest.mark.bench
+
+ROW_KEYS = {
+    "work",
+    "transport",
+    "payload_bytes",
+    "connections",
+    "unit",
+    "ours",
+    "floor",
+    "sdk",
+    "peers",
+    "ratio_to_floor",
+    "ratio_to_sdk",
+}
+
+
+class Document(msgspec.Struct):
+    environment: dict[str, object]
+    rows: list[dict[str, object]]
+
+
+def bench(*words: str) -> int:
+    return main(["bench", "--quick", *words])
+
+
+def test_a_quick_run_measures_every_work_of_a_transport(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept, drawn = tmp_path / "bench.json", tmp_path / "bench.svg"
+    assert bench("--only", "unix", "--json", str(kept), "--svg", str(drawn)) == 0
+    document = msgspec.json.decode(kept.read_bytes(), type=Document)
+    assert {"python", "platform", "cpu_count", "versions"} <= document.environment.keys()
+    works = ["round-trip", "peer-round-trip", "one-way", "one-way-batched"]
+    if sys.platform == "linux":
+        works += ["memory-idle", "memory-growth"]
+    assert {row["work"] for row in document.rows} == set(works)
+    for row in document.rows:
+        assert row.keys() == ROW_KEYS
+        assert row["transport"] == "unix"
+        assert isinstance(row["ours"], float | int)
+        assert isinstance(row["floor"], float | int)
+        assert row["sdk"] is None
+        assert row["peers"] == {}
+        if row["floor"]:
+            assert row["ratio_to_floor"] == pytest.approx(row["ours"] / row["floor"], rel=1e-3)
+    table = capsys.readouterr().out
+    assert all(work in table for work in works)
+    assert "<= 1.6 floor" in table
+    assert ElementTree.fromstring(drawn.read_text()).tag.endswith("svg")
+
+
+@pytest.mark.parametrize("transport", ["stdio", "tcp", "memory"])
+def test_the_other_transports_are_measured_as_well(
+    transport: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    only = ("--only", transport, "--only", "peer-round-trip", "--only", "one-way-batched")
+    assert bench(*only, "--json", "-") == 0
+    document = msgspec.json.decode(capsys.readouterr().out, type=Document)
+    assert [row["transport"] for row in document.rows] == [transport] * 2
+    has_sdk = transport == "stdio" and importlib.util.find_spec("mcp") is not None
+    for row in document.rows:
+        assert isinstance(row["ours"], float | int)
+        assert (row["sdk"] is not None) == has_sdk
+        assert (row["ratio_to_sdk"] is not None) == has_sdk
+
+
+def test_the_import_is_measured_against_that_of_trio(capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench("--only", "import", "--rounds", "2", "--json", "-") == 0
+    document = msgspec.json.decode(capsys.readouterr().out, type=Document)
+    (row,) = document.rows
+    assert (row["work"], row["unit"]) == ("import", "ms")
+    assert isinstance(row["floor"], float)
+    assert row["floor"] > 0
+    assert document.environment["rounds"] == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--rounds", "0"], "--rounds must be at least 1"),
+        (["--only", "import", "--only", "tcp"], "nothing to measure"),
+        (["--only", "telepathy"], "invalid choice"),
+    ],
+)
+def test_what_cannot_be_measured_is_a_matter_of_usage(
+    words: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert bench(*words) == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_written_is_noticed_before_anything_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert bench("--json", str(tmp_path / "missing" / "bench.json")) == 1
+    captured = capsys.readouterr()
+    assert "missing" in captured.err
+    assert not captured.out
+
+
+@pytest.mark.parametrize(
+    ("program", "reason"), [("false", "exit status 1"), ("true", "could not convert")]
+)
+async def test_a_process_without_a_result_says_why(
+    program: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = shutil.which(program)
+    if found is None:
+        pytest.skip(f"no {program} on this machine")
+    monkeypatch.setattr(sys, "executable", found)
+    task = Task(role="measure", contestant="floor", work="round-trip", transport="tcp")
+    with trio.fail_after(60), pytest.raises(MeasurementFailed, match=reason):
+        await measure(task)
+
+
+def test_what_could_not_be_measured_is_told_and_the_rest_is_kept(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = shutil.which("false")
+    if found is None:
+        pytest.skip("no false on this machine")
+    monkeypatch.setattr(sys, "executable", found)
+    assert bench("--only", "import", "--json", "-") == 1
+    captured = capsys.readouterr()
+    assert "ours import none: exit status 1" in captured.err
+    (row,) = msgspec.json.decode(captured.out, type=Document).rows
+    assert (row["ours"], row["ratio_to_floor"]) == (None, None)
+
+
+async def test_work_that_takes_long_is_still_measured_once() -> None:
+    counts: list[int] = []
+
+    async def work(count: int) -> None:
+        await trio.lowlevel.checkpoint()
+        counts.append(count)
+
+    assert await seconds_per_operation(work, seconds=0, warm_up=0) > 0
+    assert counts == [1, 1, 1]
