@@ -42,7 +42,7 @@ __all__ = [
     "serve_sdk",
 ]
 
-StateT = TypeVar("StateT")
+S = TypeVar("S")
 
 
 # -- clients ----------------------------------------------------------------------------
@@ -117,7 +117,7 @@ async def sdk_transport(
 
 
 async def run_sdk_server(
-    server: MCPServer[StateT] | Server[StateT],
+    server: MCPServer[S] | Server[S],
     channel: MessageChannel,
     *,
     drain: float = DEFAULT_DRAIN_SECONDS,
@@ -150,7 +150,7 @@ async def run_sdk_server(
 
 
 async def serve_sdk(
-    server: MCPServer[StateT] | Server[StateT],
+    server: MCPServer[S] | Server[S],
     *endpoints: EndpointSpec,
     raise_exceptions: bool = False,
     on_event: EventHandler | None = None,
@@ -196,18 +196,18 @@ async def serve_sdk(
         )
 
 
-def _low_level(server: MCPServer[StateT] | Server[StateT]) -> Server[StateT]:
+def _low_level(server: MCPServer[S] | Server[S]) -> Server[S]:
     # The SDK's own transports reach it in this way; it has no public name yet.
     return server._lowlevel_server if isinstance(server, MCPServer) else server
 
 
-class _Connection(Generic[StateT]):
+class _Connection(Generic[S]):
     """How each connection of a server is served."""
 
     def __init__(
         self,
-        server: Server[StateT],
-        state: StateT,
+        server: Server[S],
+        state: S,
         drain: float,
         raise_exceptions: bool,
         on_event: EventHandler | None,
