@@ -30,11 +30,18 @@ html_theme_options = {
     "page_width": "66em",
 }
 
+FACES = (
+    "trio_mcp_transport",
+    "trio_mcp_transport.sansio",
+    "trio_mcp_transport.testing",
+    "trio_mcp_transport.interop.mcp_sdk",
+)
+
 # Other people's names: nothing is fetched while building, so they are not linked.
 nitpick_ignore_regex = [
     (r"py:.*", r"(trio|msgspec|socket|contextlib)\..*"),
     (r"py:.*", r"(collections|typing|types|enum|abc|mcp|mcp_types|anyio)\..*"),
-    (r"py:.*", r"(Raw|UnsetType|Struct|Self|Ts|.*\.Receiving)"),
+    (r"py:.*", r"(Raw|UnsetType|Struct|Self|Ts|StateT|.*\.StateT|.*\.Receiving)"),
     (r"py:.*", r"(.*\.)?[A-Z]"),  # type variables
 ]
 
@@ -46,7 +53,7 @@ def _resolve_by_face(app, env, node, contnode):
         return None
     domain = env.get_domain("py")
     last = target.rsplit(".", 1)[-1]
-    for face in ("trio_mcp_transport", "trio_mcp_transport.sansio", "trio_mcp_transport.testing"):
+    for face in FACES:
         known = f"{face}.{last}"
         if known in domain.objects and target in {last, known} | {
             f"{module}.{last}" for module in _modules_of(last)

@@ -27,6 +27,7 @@ from trio_mcp_transport import (
     TcpEndpoint,
     TransportError,
     UnixEndpoint,
+    features,
     limits,
     parse_endpoint,
 )
@@ -131,6 +132,14 @@ def test_the_tutorial_shows_what_its_programs_print(tmp_path: Path) -> None:
         for command, output in shown.items():
             here = command.replace("tcp://127.0.0.1:9000", f"unix:{path}")
             assert run(here, EXAMPLES) == output, command
+
+
+@pytest.mark.skipif(not features().extras["mcp"], reason="the official MCP SDK is not installed")
+def test_the_official_sdk_speaks_to_itself_over_our_channels(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with running("sdk_server.py", f"unix:{path}", cwd=EXAMPLES):
+        wait_for_listener(path)
+        assert run(f"python sdk_client.py unix:{path}", EXAMPLES) == "{'result': 42}\n"
 
 
 def test_the_bridge_of_a_few_lines_runs(tmp_path: Path) -> None:
