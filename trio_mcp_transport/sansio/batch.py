@@ -19,7 +19,6 @@ from ..jsonrpc import (
     Request,
     RequestId,
     Response,
-    encode_batch,
     invalid_message_answer,
 )
 
@@ -47,12 +46,12 @@ class BatchAnswers:
     def __bool__(self) -> bool:
         return bool(self._by_id)
 
-    def add(self, batch: Batch) -> tuple[list[Message], bytes | None]:
+    def add(self, batch: Batch) -> tuple[list[Message], list[Message]]:
         """Take a received batch apart.
 
         Returns:
-            The valid messages, in order, and the payload to send at once if nothing in
-            the batch is left to wait for (only broken items), else None.
+            The valid messages, in order, and the answers to send at once if nothing in
+            the batch is left to wait for (only broken items), else none.
         """
         open_ = _Open()
         messages: list[Message] = []
@@ -76,37 +75,39 @@ class BatchAnswers:
             messages.append(item)
         return messages, self._finished(open_)
 
-    def answer(self, message: Message) -> bytes | bool | None:
+    def answer(self, message: Message) -> list[Message] | None:
         """Take an outgoing message, if it answers a request of a batch.
 
         Returns:
-            False if it does not belong here and is to be sent as it is; None if it is
-            kept; the payload to send once the batch is complete.
+            None if it does not belong here and is to be sent as it is; otherwise the
+            answers that are to be sent now: all of the batch's, once it is complete.
         """
         if not isinstance(message, Response | ErrorResponse) or message.id is None:
-            return False
+            return None
         open_ = self._by_id.pop(message.id, None)
         if open_ is None:
-            return False
+            return None
         open_.waiting.discard(message.id)
         open_.answers.append(message)
         return self._finished(open_)
 
-    def cancelled(self, notification: Notification) -> bytes | None:
-        """Take off what a received `notifications/cancelled` names; see `answer`."""
+    def cancelled(self, notification: Notification) -> list[Message]:
+        """Take off what a received `notifications/cancelled` names.
+
+        Returns:
+            The answers that are to be sent now, if it was the last one missing.
+        """
         try:
             request_id = notification.params_as(_Cancelled).request_id
         except msgspec.ValidationError:
-            return None
+            return []
         open_ = self._by_id.pop(request_id, None)
         if open_ is None:
-            return None
+            return []
         open_.waiting.discard(request_id)
         return self._finished(open_)
 
-    def _finished(self, open_: _Open) -> bytes | None:
+    def _finished(self, open_: _Open) -> list[Message]:
         # "If there are no Response objects contained within the Response array [...] the
         # server MUST NOT return an empty Array".
-        if open_.waiting or not open_.answers:
-            return None
-        return encode_batch(open_.answers)
+        return [] if open_.waiting else open_.answers

@@ -43,6 +43,7 @@ from ..jsonrpc import (
     ErrorResponse,
     Message,
     Notification,
+    encode_batch,
     encode_message,
     invalid_message_answer,
 )
@@ -277,11 +278,12 @@ class StreamChannel(MessageChannel):
         """The bytes for one message; empty when it was kept for a batch's answer."""
         self._check_may_send()
         if self._batches:
-            kept = self._batches.answer(value)
-            if kept is None:
-                return b""
-            if isinstance(kept, bytes):
-                return self._machine.framer.send(kept)
+            data = self._machine.send(value)  # one that is too large is no answer
+            complete = self._batches.answer(value)
+            if complete is None:
+                return data
+            self._send_batch_answer(complete)
+            return b""
         return self._machine.send(value)
 
     def _check_may_send(self) -> None:
@@ -453,9 +455,20 @@ class StreamChannel(MessageChannel):
         if event.error.answerable:
             self._try_control(encode_message(invalid_message_answer(event.error)))
 
-    def _send_batch_answer(self, payload: bytes | None) -> None:
-        if payload is not None:
+    def _send_batch_answer(self, answers: list[Message]) -> None:
+        """Queue the answers to a batch as one array, without waiting.
+
+        The sender that completed it may be cancelled; the others' answers must not be lost
+        with it. If the array is over the limit, they go out singly.
+        """
+        if not answers:
+            return
+        payload = encode_batch(answers)
+        if len(payload) <= self._options.max_message_bytes:
             self._try_control(payload)
+        else:
+            for answer in answers:
+                self._try_control(encode_message(answer))
 
     def _try_control(self, payload: bytes) -> None:
         """Queue an answer of the channel's own; a channel that ended needs none."""
