@@ -508,3 +508,22 @@ def test_many_brackets_are_no_nesting() -> None:
     for value in (flat, quoted):
         data = b'{"jsonrpc":"2.0","method":"m","params":{"p":' + value + b"}}"
         assert isinstance(decode_message(data, max_depth=5), Notification)
+
+
+@pytest.mark.parametrize("member", ["params", "result", "error"])
+def test_large_messages_are_looked_over_for_duplicates_as_well(member: str) -> None:
+    big = b'"' + b"x" * 50_000 + b'"'
+    value = {
+        "params": b'{"a":' + big + b"}",
+        "result": big,
+        "error": b'{"code":1,"message":' + big + b"}",
+    }[member]
+    rest = b'"method":"m"' if member == "params" else b'"id":7'
+    whole = b'{"jsonrpc":"2.0",' + rest + b',"' + member.encode() + b'":' + value + b"}"
+    assert encode_message(decode_message(whole)) == whole
+    assert encode_message(decode_message(whole.replace(b":", b": ", 1))) == whole
+    assert encode_message(decode_message(whole[:-1] + b',"more":1}')) == whole
+    with pytest.raises(InvalidMessage, match="occurs twice"):
+        decode_message(whole[:-1] + b',"' + member.encode() + b'":' + value + b"}")
+    with pytest.raises(InvalidMessage, match="occurs twice"):
+        decode_message(b"{" + rest + b"," + whole[1:])

@@ -212,6 +212,10 @@ _decode_items = msgspec.json.Decoder(list[Raw]).decode
 _decode_fields = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_id = msgspec.json.Decoder(int | str | None).decode
 _encode = msgspec.json.Encoder().encode
+#: From here on copying a message, or looking at each of its bytes, costs more than the
+#: calls that avoid it.
+_LARGE_BYTES = 32 * 1024
+_STAND_IN = Raw(b"0")
 
 # RecursionError and UnicodeDecodeError are no msgspec errors, and an integer of more than
 # 4,300 digits is a plain ValueError.
@@ -251,7 +255,7 @@ def decode_message(data: bytes, *, max_depth: int = MAX_NESTING_DEPTH) -> Messag
         )
     # Every byte of a compact message without duplicates or unknown keys comes back, so
     # an equal length proves that there are none; anything else is looked at closely.
-    encoded_size = len(_encode(envelope))
+    encoded_size = len(_encode(envelope)) if size < _LARGE_BYTES else _large_size(envelope)
     if encoded_size != size and encoded_size != len(data.rstrip()):
         _refuse_duplicate_keys(data, envelope)
     # The kind is decided by the top-level keys alone. The three sound shapes come first;
@@ -400,6 +404,14 @@ def _explain(data: bytes, fault: Exception) -> NoReturn:
     raise InvalidMessage(reason, request_id=request_id, answerable=answerable) from fault
 
 
+def _large_size(envelope: _Envelope) -> int:
+    """The size that the envelope encodes to, without a copy of what is raw in it."""
+    raws = (envelope.params, envelope.result, envelope.error)
+    stand_ins = (raw if raw is UNSET else _STAND_IN for raw in raws)
+    bare = _Envelope(envelope.jsonrpc, envelope.id, envelope.method, *stand_ins)
+    return len(_encode(bare)) + sum(memoryview(raw).nbytes - 1 for raw in raws if raw is not UNSET)
+
+
 def _refuse_duplicate_keys(data: bytes, envelope: _Envelope) -> None:
     """Refuse a second `method`, `id`...: two readers of one message might differ.
 
@@ -433,15 +445,12 @@ _ONE_KIND = bytes.maketrans(b"{}", b"[]")
 _DEPTH_CHUNK = 64
 
 
-#: From here on a search for each bracket is quicker than counting all: it skips what lies
-#: between them some 30 times as fast, and ends at the limit.
-_SEARCH_BYTES = 32 * 1024
-
-
 def _has_more_brackets(data: bytes, limit: int) -> bool:
     """Whether there are more opening brackets than `limit`, those in strings included."""
-    if len(data) < _SEARCH_BYTES:
+    if len(data) < _LARGE_BYTES:
         return data.count(b"{") + data.count(b"[") > limit
+    # A search skips what lies between some 30 times as fast as counting goes over it, and
+    # ends at the limit.
     found = 0
     for bracket in b"{[":
         at = data.find(bracket)
