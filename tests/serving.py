@@ -30,7 +30,7 @@ async def serving(serve: Serve) -> AsyncGenerator[str, None]:
             (bound,) = await nursery.start(serve)
             try:
                 yield bound
-            except BaseException as error:
+            except BaseException as error:  # noqa: ASYNC103
                 failure = error
             nursery.cancel_scope.cancel()
     if failure is not None:

@@ -74,7 +74,7 @@ async def bare_nursery() -> AsyncGenerator[trio.Nursery, None]:
     async with trio.open_nursery() as nursery:
         try:
             yield nursery
-        except BaseException as error:
+        except BaseException as error:  # noqa: ASYNC103
             failure = error
             nursery.cancel_scope.cancel()
     if failure is not None:

@@ -82,7 +82,7 @@ async def test_an_rpc_error_carries_code_message_and_data_also_out_of_a_nursery(
 
     @router.method("nursery")
     async def nursery(ctx: Context) -> object:
-        async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as nursery:  # noqa: ASYNC112
             nursery.start_soon(refuse)
         return {}
 
@@ -250,8 +250,8 @@ async def test_a_handler_that_swallows_its_cancellation_is_not_answered_either()
     async def stubborn(ctx: Context) -> object:
         try:
             await trio.sleep_forever()
-        except trio.Cancelled:
-            return {}
+        except trio.Cancelled:  # noqa: ASYNC103
+            return {}  # noqa: ASYNC104
 
     async with served(router) as other:
         await other.send("stubborn")

@@ -368,7 +368,7 @@ async def test_the_iteration_ends_also_when_the_server_leaves_the_result_out() -
             "notifications/subscriptions/acknowledged", tagged(request_id, notifications={})
         )
         await ctx.peer.notify("notifications/cancelled", {"requestId": request_id})
-        await trio.sleep(math.inf)
+        await trio.sleep_forever()
         return {}
 
     ours, theirs = memory_channel_pair()
@@ -405,7 +405,7 @@ async def test_a_subscription_that_is_refused_or_not_acknowledged(
 
     @router.method("subscriptions/listen")
     async def listen(ctx: object) -> object:
-        await trio.sleep(math.inf)
+        await trio.sleep_forever()
         return {}
 
     ours, theirs = memory_channel_pair()

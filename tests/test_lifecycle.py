@@ -166,7 +166,7 @@ async def negotiate_with(
                 log_level="info",
             )
             await trio.testing.wait_all_tasks_blocked()
-        return found, server
+        return found, server  # noqa: ASYNC121
     raise AssertionError
 
 

@@ -162,7 +162,7 @@ async def test_a_handler_may_ask_out_of_a_nursery(era: Literal["modern", "legacy
         async def ask() -> None:
             found.extend(await ctx.ask({"who": ELICIT}))
 
-        async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as nursery:  # noqa: ASYNC112
             nursery.start_soon(ask)
         return {"content": found}
 

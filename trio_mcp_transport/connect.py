@@ -121,7 +121,7 @@ class _OpenChannel(AbstractAsyncContextManager[MessageChannel]):
         try:
             self._channel = await self._connect(self._nursery)
         except BaseException as error:
-            await self._end_tasks(error)
+            await self._end_tasks(error)  # noqa: ASYNC102 (a cancelled nursery ends)
             raise
         return self._channel
 
@@ -137,9 +137,9 @@ class _OpenChannel(AbstractAsyncContextManager[MessageChannel]):
             else:
                 self._channel.abort()
         except BaseException as error:
-            await self._end_tasks(error)
+            await self._end_tasks(error)  # noqa: ASYNC102 (a cancelled nursery ends)
             raise
-        await self._end_tasks(exc)
+        await self._end_tasks(exc)  # noqa: ASYNC102 (a cancelled nursery ends)
         return False
 
     async def _end_tasks(self, error: BaseException | None) -> None:
@@ -147,7 +147,7 @@ class _OpenChannel(AbstractAsyncContextManager[MessageChannel]):
         self._nursery.cancel_scope.cancel()
         try:
             await self._manager.__aexit__(None, None, None)
-        except BaseException as ending:
+        except BaseException as ending:  # noqa: ASYNC103 (raised below)
             failure = choose_failure(ending, self._on_event)
         else:
             return

@@ -164,7 +164,7 @@ class Peer:
             self._closed.set()
             self._nursery.cancel_scope.cancel()
             try:
-                await self._manager.__aexit__(None, None, None)
+                await self._manager.__aexit__(None, None, None)  # noqa: ASYNC102 (a cancelled nursery ends)
             except BaseExceptionGroup as group:
                 # Background tasks record what happens to them; what comes here is a
                 # KeyboardInterrupt or the cancellation of a scope around the peer.

@@ -111,7 +111,7 @@ class _Service:
         async with trio.open_nursery() as watch:
             async with trio.open_nursery() as handlers, trio.open_nursery() as loops:
                 if self._stop is not None:
-                    watch.start_soon(self._watch, self._stop, loops, handlers)
+                    watch.start_soon(self._watch, self._stop, loops, handlers)  # noqa: ASYNC111 (it ends them)
                 for listener, max_connections in self.listeners:
                     serve = partial(
                         serve_listener,

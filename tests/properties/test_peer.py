@@ -119,7 +119,7 @@ def test_each_request_that_was_sent_ends_in_exactly_one_way(
                     request_id = IDS[act.which]
                     match act.what:
                         case "ask" if request_id not in ledger.open:
-                            nursery.start_soon(_ask_if_free, ledger, peer, request_id)
+                            nursery.start_soon(_ask_if_free, ledger, peer, request_id)  # noqa: ASYNC111
                         case "answer":
                             await send(Response(request_id, Raw(b"{}")))
                         case "error":

@@ -54,7 +54,7 @@ async def connect_alone(endpoint: UnixEndpoint) -> MessageChannel:
     failed: ConnectFailed
     async with trio.open_nursery() as nursery:
         try:
-            return await connect(nursery, endpoint, None)
+            return await connect(nursery, endpoint, None)  # noqa: ASYNC121
         except ConnectFailed as error:
             failed = error
     raise failed
@@ -439,7 +439,7 @@ trio.run(main)
 
 async def test_of_servers_that_start_at_once_exactly_one_gets_the_path(path: Path) -> None:
     racers = [
-        subprocess.Popen(
+        subprocess.Popen(  # noqa: ASYNC220
             [sys.executable, "-c", RACER, str(path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -497,7 +497,7 @@ async def test_servers_of_one_process_that_start_at_once_do_not_both_get_the_pat
 
 
 async def test_a_server_that_was_killed_is_replaced_by_the_next_one(path: Path) -> None:
-    with subprocess.Popen(
+    with subprocess.Popen(  # noqa: ASYNC220
         [sys.executable, "-c", RACER, str(path)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -96,7 +96,7 @@ async def test_accepting_waits_for_a_connection(count: int) -> None:
             nursery.start_soon(accept)
             await trio.testing.wait_all_tasks_blocked()
             with dial(listener, count - 1):
-                while not accepted:
+                while not accepted:  # noqa: ASYNC110
                     await trio.lowlevel.checkpoint()
             await accepted[0].aclose()
 

@@ -338,7 +338,7 @@ async def connect_alone(endpoint: TcpEndpoint) -> MessageChannel:
     nursery: trio.Nursery
     async with trio.open_nursery() as nursery:
         try:
-            return await connect(nursery, endpoint, None)
+            return await connect(nursery, endpoint, None)  # noqa: ASYNC121
         except ConnectFailed as error:
             failed = error
     raise failed
@@ -400,7 +400,7 @@ async def test_a_server_outlives_clients_that_vanish() -> None:
             for _ in range(3):
                 with socket.create_connection((target.host, target.port)) as client:
                     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            while serving.accepted + len(events) < 3 or serving.open_connections:
+            while serving.accepted + len(events) < 3 or serving.open_connections:  # noqa: ASYNC110
                 await trio.lowlevel.checkpoint()
             channel = await connect(nursery, target, None)
             await channel.send(HELLO)

@@ -58,7 +58,7 @@ async def connect_alone(endpoint: UnixEndpoint) -> MessageChannel:
     failed: ConnectFailed
     async with trio.open_nursery() as nursery:
         try:
-            return await connect(nursery, endpoint, None)
+            return await connect(nursery, endpoint, None)  # noqa: ASYNC121
         except ConnectFailed as error:
             failed = error
     raise failed
@@ -115,7 +115,7 @@ async def test_the_credentials_are_those_of_the_connecting_process(path: Path) -
     )
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery, await open_listener(at(path)) as listener:
-            with subprocess.Popen([sys.executable, "-c", program, str(path)]) as child:
+            with subprocess.Popen([sys.executable, "-c", program, str(path)]) as child:  # noqa: ASYNC220
                 channel = await listener.accept(nursery)
                 assert channel.context.peer_credentials is not None
                 assert channel.context.peer_credentials.pid == child.pid

@@ -237,7 +237,7 @@ class _Connection(Generic[S]):
                     raise_exceptions=self._raise_exceptions,
                 )
                 nursery.cancel_scope.cancel()
-        except BaseException as error:
+        except BaseException as error:  # noqa: ASYNC103 (raised below)
             channel.abort()
             failure = choose_failure(error, self._on_event)
         else:
