@@ -137,9 +137,9 @@ def test_the_tutorial_shows_what_its_programs_print(tmp_path: Path) -> None:
 @pytest.mark.skipif(not features().extras["mcp"], reason="the official MCP SDK is not installed")
 def test_the_official_sdk_speaks_to_itself_over_our_channels(tmp_path: Path) -> None:
     path = tmp_path / "s"
-    with running("sdk_server.py", f"unix:{path}", cwd=EXAMPLES):
+    with running("adder_server.py", f"unix:{path}", cwd=EXAMPLES):
         wait_for_listener(path)
-        assert run(f"python sdk_client.py unix:{path}", EXAMPLES) == "{'result': 42}\n"
+        assert run(f"python adder_client.py unix:{path}", EXAMPLES) == "{'result': 42}\n"
 
 
 def test_the_bridge_of_a_few_lines_runs(tmp_path: Path) -> None:
@@ -156,8 +156,11 @@ def test_the_transport_of_ones_own_runs() -> None:
     )
 
 
-def test_the_property_test_of_the_framers_runs() -> None:
-    assert "1 passed" in run("python -m pytest -q -p no:cacheprovider fuzz_framers.py", EXAMPLES)
+@pytest.mark.parametrize(
+    ("file", "closing"), [("fuzz_framers.py", "1 passed"), ("test_my_server.py", "3 passed")]
+)
+def test_the_tests_among_the_examples_pass(file: str, closing: str) -> None:
+    assert closing in run(f"python -m pytest -q -p no:cacheprovider {file}", EXAMPLES)
 
 
 def test_the_machine_serves_behind_asyncio() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
@@ -369,7 +368,6 @@ async def test_the_iteration_ends_also_when_the_server_leaves_the_result_out() -
         )
         await ctx.peer.notify("notifications/cancelled", {"requestId": request_id})
         await trio.sleep_forever()
-        return {}
 
     ours, theirs = memory_channel_pair()
     async with Peer(theirs, router), Peer(ours) as client:
@@ -406,7 +404,6 @@ async def test_a_subscription_that_is_refused_or_not_acknowledged(
     @router.method("subscriptions/listen")
     async def listen(ctx: object) -> object:
         await trio.sleep_forever()
-        return {}
 
     ours, theirs = memory_channel_pair()
     async with Peer(theirs, router) as server, Peer(ours) as client:

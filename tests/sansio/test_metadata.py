@@ -101,6 +101,8 @@ def test_adding_metadata_changes_nothing_that_was_given() -> None:
         "_meta": {"x": 1, "y": 3},
     }
     assert decoded(with_meta(Raw(b"{}"), {"y": 3})) == {"_meta": {"y": 3}}
+    half_raw = {"a": 1, "_meta": Raw(b'{"x":1}')}
+    assert decoded(with_meta(half_raw, {"y": 3})) == {"a": 1, "_meta": {"x": 1, "y": 3}}
 
 
 @pytest.mark.parametrize("params", [[1], Raw(b"[1]"), "x", 5])
