@@ -261,6 +261,51 @@ async def test_a_handler_that_swallows_its_cancellation_is_not_answered_either()
         assert other.channel.statistics().inbox_messages == 0
 
 
+async def test_a_handler_whose_task_fails_on_being_cancelled_is_reported_and_the_peer_lives() -> (
+    None
+):
+    router, _ = gated()
+    fault = ValueError("while cleaning up")
+
+    async def fail_at_the_end() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise fault
+
+    async def untidy(ctx: Context) -> object:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fail_at_the_end)
+            nursery.start_soon(trio.sleep_forever)
+        return {}
+
+    router.method("untidy")(untidy)
+    async with served(router) as other:
+        await other.send("untidy")
+        await trio.testing.wait_all_tasks_blocked()
+        await other.cancel(1)
+        assert [event.error for event in other.events] == [fault]
+        assert other.peer.statistics().handlers_running == 0
+        assert await other.ask("echo", {}) == Response(1, Raw(b"{}"))  # and nothing before
+
+
+async def test_background_work_whose_task_fails_on_being_cancelled_is_reported_at_the_end() -> None:
+    fault = ValueError("while cleaning up")
+
+    async def untidy() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            try:
+                await trio.sleep_forever()
+            finally:
+                raise fault
+
+    async with served(Router()) as other:
+        other.peer.start_soon(untidy, "some work")
+        await trio.testing.wait_all_tasks_blocked()
+    assert [event.error for event in other.events] == [fault]
+
+
 async def test_initialize_cannot_be_cancelled() -> None:
     router, gate = gated()
     async with served(router) as other:

@@ -178,9 +178,10 @@ class Handlers:
         """Run something whose exceptions are reported, not raised."""
         try:
             await work()
-        except GONE:
+        except* GONE:
             pass  # the reader sees that the channel is gone, and says so
-        except Exception as error:
+        except* Exception as group:
+            error = lone_exception(group)
             self._report("handler.failed", f"{what} failed: {error!r}", error)
 
     # -- the tasks ------------------------------------------------------------------
@@ -201,6 +202,11 @@ class Handlers:
         try:
             with incoming.scope:
                 await self._send_answer(incoming, await self._answer(incoming))
+        except* Exception as group:
+            # What a nursery of a cancelled handler raised along with `Cancelled`, which
+            # the scope took out of the group. Nobody waits for an answer any more.
+            error = lone_exception(group)
+            self._report("handler.failed", f"{incoming.method!r}, cancelled, failed", error)
         finally:
             del self._by_id[incoming.id]
             self.running -= 1
