@@ -28,6 +28,7 @@ __all__ = [
     "ChannelStatistics",
     "ConnectionLost",
     "EventHandler",
+    "HandshakeTimeout",
     "IdleTimeout",
     "MessageChannel",
     "MessageListener",
@@ -50,6 +51,10 @@ class ChannelBroken(TransportError, trio.BrokenResourceError):
         fresh = copy.copy(self)
         fresh.__traceback__ = None
         return fresh
+
+
+class HandshakeTimeout(ChannelBroken):
+    """An accepted connection delivered no message within `handshake_timeout`."""
 
 
 class IdleTimeout(ChannelBroken):

@@ -120,6 +120,8 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         outbox_bytes: Bytes that may wait to be written.
         when_full: What a full outbox does: ``block`` the sender or ``close`` the channel.
         connect_timeout: Seconds until the channel is ready, name lookup included.
+        handshake_timeout: Seconds that an accepted connection has for its first message,
+            however its bytes trickle in; own streams and children have no such limit.
         idle_read_timeout: Seconds without a byte while a receive waits. Off by default:
             an MCP conversation may be silent for hours.
         write_timeout: Seconds in which a slice of 64 KiB must leave.
@@ -132,6 +134,7 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     outbox_bytes: int = DEFAULT_OUTBOX_BYTES
     when_full: WhenFull = "block"
     connect_timeout: float = 30.0
+    handshake_timeout: float = 60.0
     idle_read_timeout: float = math.inf
     write_timeout: float = 30.0
     close_timeout: float = 5.0
@@ -147,17 +150,12 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
                     f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}"
                 )
         for name in ("max_message_bytes", "outbox_bytes"):
-            if getattr(self, name) < 1:
-                raise ConfigurationError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in (
-            "connect_timeout",
-            "idle_read_timeout",
-            "write_timeout",
-            "close_timeout",
-            "request_timeout",
-        ):
-            if not getattr(self, name) > 0:
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise ConfigurationError(f"{name} must be at least 1 byte, not {value!r}")
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            if name.endswith("_timeout") and not (type(value) in {int, float} and value > 0):
                 raise ConfigurationError(
-                    f"{name} must be positive seconds (math.inf for no limit),"
-                    f" not {getattr(self, name)}"
+                    f"{name} must be positive seconds (math.inf for no limit), not {value!r}"
                 )

@@ -9,7 +9,12 @@ import pytest
 import trio
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
-from trio_mcp_transport.abc import ChannelContext, ChannelState
+from trio_mcp_transport.abc import (
+    ChannelContext,
+    ChannelEvent,
+    ChannelState,
+    HandshakeTimeout,
+)
 from trio_mcp_transport.endpoints import ProcessEndpoint
 from trio_mcp_transport.errors import MessageTooLarge
 from trio_mcp_transport.jsonrpc import (
@@ -131,3 +136,143 @@ async def test_a_cancelled_sender_takes_nobody_s_answer_along(nursery: trio.Nurs
     lines = (await theirs.receive_some()).splitlines()
     assert [answer["id"] for answer in msgspec.json.decode(lines[1])] == [1, 2]
     await channel.aclose()
+
+
+async def test_large_answers_to_several_batches_fail_no_healthy_channel(
+    nursery: trio.Nursery,
+) -> None:
+    channel, wire = await batch_channel(nursery, ChannelOptions(outbox_bytes=1))
+    for _ in range(3):
+        await channel.send(Response(1, "x" * 300_000))
+        await channel.send(Response(2, {}))
+        await wire.send_all(BATCH)
+        await channel.receive_many()
+    assert channel.is_connected
+    assert channel.statistics().messages_sent == 6
+    channel.abort()
+
+
+async def accepted_channel(
+    nursery: trio.Nursery, events: list[ChannelEvent] | None = None
+) -> tuple[StreamChannel, trio.abc.Stream]:
+    ours, theirs = memory_stream_pair()
+    await trio.lowlevel.checkpoint()
+    channel = StreamChannel(
+        ours,
+        nursery=nursery,
+        context=ChannelContext(transport="test"),
+        options=ChannelOptions(handshake_timeout=10, close_timeout=3),
+        on_event=None if events is None else events.append,
+        accepted=True,
+    )
+    return channel, theirs
+
+
+@pytest.mark.parametrize("trickle", [b"", b" ", b"junk\n"])
+async def test_an_accepted_connection_must_deliver_a_message_in_time(
+    trickle: bytes, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    events: list[ChannelEvent] = []
+    channel, theirs = await accepted_channel(nursery, events)
+
+    async def dawdle() -> None:
+        while trickle:
+            await trio.sleep(3)
+            await theirs.send_all(trickle)
+
+    nursery.start_soon(dawdle)
+    with pytest.raises(HandshakeTimeout, match="no message arrived within 10 s"):
+        await channel.receive()
+    assert trio.current_time() == pytest.approx(10)
+    assert isinstance(channel.failure, HandshakeTimeout)
+    nursery.cancel_scope.cancel()
+
+
+async def test_after_its_first_message_an_accepted_connection_may_be_silent(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    channel, theirs = await accepted_channel(nursery)
+    await theirs.send_all(b'{"jsonrpc":"2.0","method":"n"}\n')
+    await channel.receive()
+    with trio.move_on_after(1000) as scope:
+        await channel.receive()
+    assert scope.cancelled_caught
+    await channel.aclose()
+
+
+async def test_bytes_that_come_while_it_closes_do_not_open_a_channel_again(
+    nursery: trio.Nursery,
+) -> None:
+    ours, theirs = memory_stream_pair()
+    stalled = FaultyStream(ours, writing=stall_after(0))
+    channel = StreamChannel(
+        stalled, nursery=nursery, context=ChannelContext(transport="test"), connecting=True
+    )
+    await channel.send(Notification("n"))
+
+    async def receive() -> None:
+        with pytest.raises(trio.ClosedResourceError):
+            await channel.receive()
+
+    nursery.start_soon(receive)
+    await wait_all_tasks_blocked()
+    nursery.start_soon(channel.aclose)
+    await wait_all_tasks_blocked()
+    await theirs.send_all(b'{"jsonrpc"')
+    await wait_all_tasks_blocked()
+    assert channel.state is ChannelState.CLOSING
+    assert not channel.is_connected
+    stalled.heal()
+
+
+async def test_closing_tells_what_was_not_written(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    events: list[ChannelEvent] = []
+    channel, _ = await accepted_channel(nursery, events)
+    channel.stream.send_stream.send_all_hook = trio.sleep_forever  # type: ignore[attr-defined]
+    await channel.send(Notification("n"))
+    await channel.aclose()
+    assert [event.name for event in events] == ["close.incomplete"]
+    assert "31 bytes" in events[0].message
+
+
+async def test_a_stream_that_is_closing_in_the_background_is_waited_for(
+    nursery: trio.Nursery,
+) -> None:
+    class Slow(trio.abc.Stream):
+        closes = 0
+        closed = trio.Event()
+
+        async def send_all(self, data: object) -> None:
+            raise AssertionError
+
+        async def wait_send_all_might_not_block(self) -> None:
+            raise AssertionError
+
+        async def receive_some(self, max_bytes: int | None = None) -> bytes:
+            raise AssertionError
+
+        async def aclose(self) -> None:
+            self.closes += 1
+            if self.closes == 1:
+                with trio.CancelScope(shield=True):
+                    await self.closed.wait()
+
+    stream = Slow()
+    channel = StreamChannel(stream, nursery=nursery, context=ChannelContext(transport="test"))
+    channel.abort()
+    with trio.move_on_after(0):
+        await channel.aclose()
+    done = trio.Event()
+
+    async def close() -> None:
+        await channel.aclose()
+        done.set()
+
+    nursery.start_soon(close)
+    await wait_all_tasks_blocked()
+    assert not done.is_set()
+    stream.closed.set()
+    await done.wait()
+    assert stream.closes == 1

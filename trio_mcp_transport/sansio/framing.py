@@ -409,7 +409,9 @@ class ContentLengthFramer(_SizedFramer):
                 del buffer[: len(_BOM)]
             self._at_start = False
         if not self._searched:
-            blank = len(buffer) - len(buffer.lstrip(b"\r\n"))
+            blank = 0
+            while blank < len(buffer) and buffer[blank] in b"\r\n":
+                blank += 1
             del buffer[:blank]
         while (line_end := buffer.find(b"\n", self._searched)) != -1:
             following = bytes(buffer[line_end + 1 : line_end + 3])

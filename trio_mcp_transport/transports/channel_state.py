@@ -9,16 +9,26 @@ import secrets
 
 import trio
 
-from ..abc import ChannelBroken, ChannelState
+from ..abc import ChannelBroken, ChannelState, ConnectionLost
 
-__all__ = ["StateCell", "make_session_id"]
+__all__ = ["StateCell", "make_session_id", "stream_lost"]
 
 _FINAL = (ChannelState.CLOSED, ChannelState.FAILED)
+_ORDER = {state: place for place, state in enumerate(ChannelState)}
 
 
 def make_session_id(transport: str) -> str:
     """The transport's name and 64 random bits."""
     return f"{transport}-{secrets.token_hex(8)}"
+
+
+def stream_lost(error: Exception, when: str) -> ChannelBroken:
+    """The cause to record when the stream under a channel broke."""
+    if isinstance(error, ChannelBroken):
+        return error
+    cause = ConnectionLost(f"the stream broke {when}: {error}".rstrip(": "))
+    cause.__cause__ = error
+    return cause
 
 
 class StateCell:
@@ -44,8 +54,8 @@ class StateCell:
         return self.state in _FINAL
 
     def move(self, state: ChannelState) -> None:
-        """Enter a later state; a final one stays."""
-        if not self.is_final:
+        """Enter a later state; an earlier one is ignored, and a final one stays."""
+        if not self.is_final and _ORDER[state] > _ORDER[self.state]:
             self.state = state
             self.is_open = state is ChannelState.CONNECTED
             if self._changed is not None:
@@ -67,11 +77,17 @@ class StateCell:
             ChannelBroken: It failed; a fresh exception from the first cause.
             trio.ClosedResourceError: It was closed from this side.
         """
-        if self.is_open:
-            return
-        if self.failure is not None:
-            raise self.failure.again() from self.failure
-        raise trio.ClosedResourceError("this side closed the channel")
+        if not self.is_open:
+            ending = self.ending()
+            raise ending from ending.__cause__
+
+    def ending(self) -> Exception:
+        """A fresh exception that tells how the channel ended, for one waiter."""
+        if self.failure is None:
+            return trio.ClosedResourceError("this side closed the channel")
+        fresh = self.failure.again()
+        fresh.__cause__ = self.failure
+        return fresh
 
     async def wait(self, states: tuple[ChannelState, ...]) -> ChannelState:
         """Wait for one of the states; return which."""

@@ -27,6 +27,7 @@ import trio
 
 from ..abc import ChannelBroken, ConnectionLost, OutboxOverflow, WriteTimeout
 from ..limits import CONTROL_LANE_BYTES, WRITE_SLICE_BYTES, ChannelOptions
+from .channel_state import stream_lost
 
 __all__ = ["Outbox", "SupportsSendNowait"]
 
@@ -100,6 +101,16 @@ class Outbox:
             return False
         self._enqueue(data)
         return True
+
+    def put_owed(self, data: bytes) -> None:
+        """Queue bytes that nobody can wait with, whether there is room or not.
+
+        They count like any others, so they keep later senders waiting.
+
+        Raises:
+            ChannelBroken: The stream broke.
+        """
+        self._enqueue(data)
 
     async def wait_and_put(self, data: bytes) -> None:
         """Wait in line for room, first come first served, and queue.
@@ -181,7 +192,7 @@ class Outbox:
             try:
                 written = self._send_nowait(data)
             except trio.BrokenResourceError as error:
-                cause = self._stream_broke(error)
+                cause = stream_lost(error, "while sending")
                 self._on_failure(cause)
                 raise cause.again() from cause
             self.bytes_written += written
@@ -269,7 +280,7 @@ class Outbox:
                 )
         except Exception as error:  # any stream's own exceptions end in the recorded cause
             if self._closed is None:
-                failure = self._stream_broke(error)
+                failure = stream_lost(error, "while sending")
         except BaseException as error:
             # Some of a frame may be written and some not: nothing may follow it.
             lost = ConnectionLost("the task that writes was cancelled")
@@ -284,10 +295,3 @@ class Outbox:
     def _wake_flushed(self) -> None:
         while self._flushing and self._flushing[0][0] <= self.bytes_written:
             trio.lowlevel.reschedule(self._flushing.popleft()[1])
-
-    def _stream_broke(self, error: Exception) -> ChannelBroken:
-        if isinstance(error, ChannelBroken):
-            return error
-        lost = ConnectionLost(f"the stream broke while sending: {error}".rstrip(": "))
-        lost.__cause__ = error
-        return lost

@@ -30,8 +30,8 @@ from ..abc import (
     ChannelEvent,
     ChannelState,
     ChannelStatistics,
-    ConnectionLost,
     EventHandler,
+    HandshakeTimeout,
     IdleTimeout,
     MessageChannel,
     PeerProtocolError,
@@ -53,7 +53,7 @@ from ..sansio.batch import BatchAnswers
 from ..sansio.framing import Frame, make_framer
 from ..sansio.machine import NEED_DATA, EndOfData
 from ..sansio.messages import MalformedMessage, MessageEvent, MessageMachine
-from .channel_state import StateCell, make_session_id
+from .channel_state import StateCell, make_session_id, stream_lost
 from .outbox import Outbox
 
 __all__ = ["StreamChannel", "SupportsClose"]
@@ -86,6 +86,8 @@ class StreamChannel(MessageChannel):
         on_event: Told of faults that no caller sees, such as malformed messages.
         connecting: Whether only the first byte from the other side tells that somebody is
             there; until then the state is CONNECTING.
+        accepted: Whether the other side has connected to this one, and so has only
+            `handshake_timeout` to deliver its first message.
 
     Attributes:
         accept_batches: Whether arrays of messages are taken (revision 2025-03-26): their
@@ -101,6 +103,7 @@ class StreamChannel(MessageChannel):
         options: ChannelOptions | None = None,
         on_event: EventHandler | None = None,
         connecting: bool = False,
+        accepted: bool = False,
     ) -> None:
         self._stream = stream
         self._nursery = nursery
@@ -112,6 +115,9 @@ class StreamChannel(MessageChannel):
         )
         self._outbox = Outbox(stream, nursery=nursery, options=options, on_failure=self._fail)
         self._state = StateCell(ChannelState.CONNECTING if connecting else ChannelState.CONNECTED)
+        self._first_message_due = math.inf
+        if accepted:
+            self._first_message_due = trio.current_time() + options.handshake_timeout
         self._batches = BatchAnswers()
         self._inbox: deque[Message] = deque()
         self._frames: deque[bytes] = deque()
@@ -119,6 +125,7 @@ class StreamChannel(MessageChannel):
         self._eof_sent = False
         self._receiver_busy = False
         self._stream_closed = trio.Event()
+        self._closing_in_background = False
         self._session_id: str | None = None
         self._messages_sent = 0
         self._messages_received = 0
@@ -268,7 +275,7 @@ class StreamChannel(MessageChannel):
             self._eof_sent = False
             raise
         except trio.BrokenResourceError as error:
-            cause = _lost(error, "while ending the sending half")
+            cause = stream_lost(error, "while ending the sending half")
             raise self._failed(cause) from self._state.failure
         except trio.ClosedResourceError:
             self._state.check_open()
@@ -355,6 +362,7 @@ class StreamChannel(MessageChannel):
                 else:
                     self._machine.receive_eof()
                 if self._take(queue):
+                    self._first_message_due = math.inf
                     return
             self._state.check_open()
             await trio.lowlevel.checkpoint()
@@ -364,18 +372,21 @@ class StreamChannel(MessageChannel):
 
     async def _read(self) -> bytes:
         self._state.check_open()
-        idle = self._options.idle_read_timeout
+        idle, due = self._options.idle_read_timeout, self._first_message_due
         try:
-            if idle == math.inf:
+            if idle == due == math.inf:
                 return bytes(await self._stream.receive_some(READ_CHUNK_BYTES))
-            with trio.move_on_after(idle):
+            with trio.move_on_at(min(trio.current_time() + idle, due)):
                 return bytes(await self._stream.receive_some(READ_CHUNK_BYTES))
         except trio.BrokenResourceError as error:
-            raise self._failed(_lost(error, "while receiving")) from self._state.failure
+            raise self._failed(stream_lost(error, "while receiving")) from self._state.failure
         except trio.ClosedResourceError:
             self._state.check_open()
             raise
-        raise self._failed(IdleTimeout(f"no byte arrived for {idle:g} s"))
+        if trio.current_time() < due:
+            raise self._failed(IdleTimeout(f"no byte arrived for {idle:g} s"))
+        limit = self._options.handshake_timeout
+        raise self._failed(HandshakeTimeout(f"no message arrived within {limit:g} s"))
 
     def _take(self, queue: deque[Message] | deque[bytes]) -> bool:
         """Move what the machine has to the queue; whether there is something now.
@@ -432,6 +443,7 @@ class StreamChannel(MessageChannel):
             messages, answer = self._batches.add(event)
             self._malformed += sum(isinstance(item, Exception) for item in event.items)
             self._inbox.extend(messages)
+            self._messages_sent += len(answer)
             self._send_batch_answer(answer)
         else:
             if self._batches and kind is Notification:
@@ -461,14 +473,15 @@ class StreamChannel(MessageChannel):
         The sender that completed it may be cancelled; the others' answers must not be lost
         with it. If the array is over the limit, they go out singly.
         """
-        if not answers:
+        if not answers or not self._state.is_open:
             return
         payload = encode_batch(answers)
-        if len(payload) <= self._options.max_message_bytes:
-            self._try_control(payload)
-        else:
-            for answer in answers:
-                self._try_control(encode_message(answer))
+        payloads = [payload]
+        if len(payload) > self._options.max_message_bytes:
+            payloads = [encode_message(answer) for answer in answers]
+        # A failure to write is recorded as the channel's, which the next call raises.
+        with suppress(ChannelBroken):
+            self._outbox.put_owed(self._machine.framer.send_many(payloads))
 
     def _try_control(self, payload: bytes) -> None:
         """Queue an answer of the channel's own; a channel that ended needs none."""
@@ -507,7 +520,8 @@ class StreamChannel(MessageChannel):
             ):
                 await self._outbox.flush()
         finally:
-            self._outbox.close(_closed_by_this_side)
+            self._report_unsent()
+            self._outbox.close(self._state.ending)
             # In a cancelled scope a stream closes at once, and a child is given what is
             # left of the shielded time.
             try:
@@ -522,23 +536,34 @@ class StreamChannel(MessageChannel):
             self._fail(cause)
             return
         self._state.move(ChannelState.CLOSED)
-        self._outbox.close(_closed_by_this_side)
+        self._outbox.close(self._state.ending)
         self._close_stream_now()
+
+    def _report_unsent(self) -> None:
+        """Tell that closing drops what the peer did not take in time."""
+        if self._outbox.size and not self._state.is_final:
+            event = ChannelEvent(
+                name="close.incomplete",
+                message=f"closed with {self._outbox.size} bytes that were not written",
+                context=self._context,
+            )
+            report(self._on_event, event)
 
     def _fail(self, cause: ChannelBroken) -> None:
         """Record the first cause, wake everybody, close the stream."""
         if self._state.fail(cause):
-            self._outbox.close(lambda: _chained(cause))
+            self._outbox.close(self._state.ending)
             self._close_stream_now()
 
     def _close_stream_now(self) -> None:
         """Close the stream without waiting; idempotent."""
-        if self._stream_closed.is_set():
+        if self._stream_closed.is_set() or self._closing_in_background:
             return
         if isinstance(self._stream, SupportsClose):
             self._stream.close()
             self._stream_closed.set()
             return
+        self._closing_in_background = True
         try:
             self._nursery.start_soon(self._close_in_background)
         except RuntimeError:  # the nursery has ended, the loop has not
@@ -552,30 +577,9 @@ class StreamChannel(MessageChannel):
     def _failed(self, cause: ChannelBroken) -> Exception:
         """Fail, unless the channel has ended before; the exception that tells of its end."""
         self._fail(cause)
-        first = self._state.failure
-        return _closed_by_this_side() if first is None else _chained(first)
-
-
-def _lost(error: Exception, when: str) -> ChannelBroken:
-    """The cause to record when the stream broke."""
-    if isinstance(error, ChannelBroken):
-        return error
-    cause = ConnectionLost(f"the stream broke {when}: {error}".rstrip(": "))
-    cause.__cause__ = error
-    return cause
+        return self._state.ending()
 
 
 def _check_count(count: int) -> None:
     if count < 1:
         raise ValueError(f"at least 1 must be asked for, not {count}")
-
-
-def _closed_by_this_side() -> trio.ClosedResourceError:
-    return trio.ClosedResourceError("this side closed the channel")
-
-
-def _chained(cause: ChannelBroken) -> ChannelBroken:
-    """A fresh exception from the first cause, for a task that is woken with it."""
-    fresh = cause.again()
-    fresh.__cause__ = cause
-    return fresh

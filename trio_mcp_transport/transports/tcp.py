@@ -64,7 +64,7 @@ async def connect(
         # this end, connects to itself (RFC 9293, simultaneous open).
         if sock.getsockname() == sock.getpeername():
             raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
-        return _make_channel(sock, nursery, endpoint, on_event)
+        return _make_channel(sock, nursery, endpoint, on_event, accepted=False)
     except OSError as error:
         sock.close()
         raise connect_failed(f"cannot connect to {where}", error) from error
@@ -107,7 +107,7 @@ async def listen(endpoint: TcpEndpoint, on_event: EventHandler | None) -> Messag
         host = endpoint.host
 
     def make_channel(sock: socket.socket, nursery: trio.Nursery) -> MessageChannel:
-        return _make_channel(sock, nursery, endpoint, on_event)
+        return _make_channel(sock, nursery, endpoint, on_event, accepted=True)
 
     bound = TcpEndpoint(host=host, port=port, options=options_for_client(endpoint.options))
     return StreamListener(sockets, str(bound), make_channel)
@@ -118,6 +118,8 @@ def _make_channel(
     nursery: trio.Nursery,
     endpoint: TcpEndpoint,
     on_event: EventHandler | None,
+    *,
+    accepted: bool,
 ) -> StreamChannel:
     """Set the options and wrap the socket; an OSError means that the peer is gone already."""
     context = ChannelContext(
@@ -132,6 +134,7 @@ def _make_channel(
         context=context,
         options=endpoint.options,
         on_event=on_event,
+        accepted=accepted,
     )
 
 

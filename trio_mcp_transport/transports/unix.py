@@ -193,6 +193,7 @@ def _make_channel(
         context=context,
         options=endpoint.options,
         on_event=on_event,
+        accepted=peer_address is None,
     )
 
 
