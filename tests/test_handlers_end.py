@@ -8,11 +8,12 @@ from typing import NoReturn
 import pytest
 import trio
 from msgspec import Raw
-from served_peer import gated, served
+from served_peer import Gate, gated, served
 
 from trio_mcp_transport.abc import ChannelContext, ChannelEvent, ChannelState
 from trio_mcp_transport.context import Context
 from trio_mcp_transport.errors import RpcError
+from trio_mcp_transport.hub import Hub
 from trio_mcp_transport.jsonrpc import (
     ErrorResponse,
     Notification,
@@ -121,6 +122,54 @@ async def test_params_that_are_no_json_are_refused_on_a_channel_that_passes_refe
         await trio.testing.wait_all_tasks_blocked()
         assert other.event_names == ["handler.failed"]
         assert await other.ask("echo", {}) == Response(1, Raw(b"{}"))
+
+
+@pytest.mark.parametrize(
+    "method",
+    ["note", "notifications/message", "notifications/cancelled", "notifications/progress"],
+)
+async def test_a_notification_that_is_no_json_does_not_end_the_reader(method: str) -> None:
+    router, _ = gated()
+    async with served(router) as other, trio.open_nursery() as nursery:
+        # Somebody listens, so that the params are looked into.
+        nursery.start_soon(
+            functools.partial(other.peer.request, "ask", on_notification=lambda _: None)
+        )
+        assert isinstance(question := await other.channel.receive(), Request)
+        await other.channel.send(Notification(method, {"requestId": object()}))
+        await trio.testing.wait_all_tasks_blocked()
+        assert other.event_names == ["handler.failed"]
+        await other.channel.send(Response(question.id, Raw(b"{}")))
+        assert await other.ask("echo", {}) == Response(1, Raw(b"{}"))
+
+
+async def test_what_comes_while_the_channel_is_being_closed_starts_nothing(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    hub = Hub()
+    router = Router("server", "1", capabilities={"tools": {"listChanged": True}}, hub=hub)
+    gate = Gate()
+    router.method("wait")(gate)
+    context = ChannelContext(transport="test")
+    left, right = trio.testing.lockstep_stream_pair()
+    async with trio.open_nursery() as nursery:
+        ours = StreamChannel(left, nursery=nursery, context=context)
+        theirs = StreamChannel(right, nursery=nursery, context=context)
+
+        async def send_late() -> None:
+            await trio.testing.wait_all_tasks_blocked()
+            assert ours.state is ChannelState.CLOSING
+            await theirs.send(Notification("notifications/initialized"))
+            await theirs.send(Request(2, "wait"))
+
+        async with theirs:
+            async with Peer(ours, router) as peer:
+                await theirs.send(Request(1, "initialize", {"protocolVersion": "2025-11-25"}))
+                await theirs.receive()
+                await peer.notify("not read by the other side, so that closing takes its time")
+                nursery.start_soon(send_late)
+            assert gate.started == []
+            assert hub.subscribers == 0
 
 
 class Broken:

@@ -13,7 +13,7 @@ from msgspec import Raw
 from trio_mcp_transport.abc import ChannelEvent, ConnectionLost
 from trio_mcp_transport.context import Context
 from trio_mcp_transport.errors import LocalProtocolError, RequestTimeout, RpcError
-from trio_mcp_transport.hub import Hub, SubscriptionFilter
+from trio_mcp_transport.hub import Hub, LegacySubscriber, SubscriptionFilter
 from trio_mcp_transport.jsonrpc import (
     ErrorResponse,
     Message,
@@ -302,6 +302,50 @@ async def test_a_legacy_connection_has_so_many_subscriptions() -> None:
             answer = await client.ask("resources/subscribe", {"uri": f"a:{number}"})
         assert isinstance(answer, ErrorResponse)
         assert answer.error.code == -32602
+
+
+async def test_nothing_is_subscribed_to_once_a_subscriber_has_ended() -> None:
+    hub = Hub()
+    ours, theirs = memory_channel_pair()
+    async with ours, theirs:
+        subscriber = LegacySubscriber(hub, Peer(ours), ["tools"])
+        assert hub.subscribers == 1
+        subscriber.end()
+        subscriber.add("a:1")
+        assert hub.subscribers == 0
+        hub.resource_updated("a:1")
+        assert subscriber.topics == set()
+
+
+async def test_a_stopping_peer_ends_subscriptions_that_waited_for_a_handler(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    hub, gate = Hub(), trio.Event()
+    router = make_router(hub)
+
+    @router.method("wait")
+    async def wait(ctx: Context) -> object:
+        await gate.wait()
+        return {}
+
+    ours, theirs = memory_channel_pair()
+    async with theirs, Peer(ours, router, max_handlers=1) as peer, trio.open_nursery() as nursery:
+        client = Client(theirs)
+        await client.request(1, "wait", {"_meta": META})
+        await client.listen(2, toolsListChanged=True)
+        await trio.testing.wait_all_tasks_blocked()
+        start = trio.current_time()
+        nursery.start_soon(peer.drain)
+        await trio.testing.wait_all_tasks_blocked()
+        gate.set()
+        assert [what for what, _ in await client.here()] == [
+            "result",
+            "notifications/subscriptions/acknowledged",
+            "notifications/cancelled",
+            "result",
+        ]
+        assert trio.current_time() == start
+        assert hub.subscribers == 0
 
 
 def test_there_are_three_lists() -> None:

@@ -133,6 +133,8 @@ class Hub:
             subscriber.offer(topic)
 
     def _subscribe(self, subscriber: _Subscriber, topics: Iterable[_Topic]) -> None:
+        if subscriber.ended:
+            return  # nobody would take it out again
         self._subscribers[subscriber] = None
         for topic in topics:
             subscriber.topics.add(topic)

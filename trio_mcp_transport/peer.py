@@ -456,6 +456,8 @@ class Peer:
 
     def _deliver(self, message: Message) -> None:
         """Take one message. Everything in here is synchronous and must not raise."""
+        if self._end is not None:
+            return  # nothing may begin any more
         kind = type(message)
         if kind is Response or kind is ErrorResponse:
             self._deliver_answer(message)  # type: ignore[arg-type]
@@ -531,6 +533,12 @@ class Peer:
 
     def _deliver_notification(self, notification: Notification) -> None:
         method = notification.method
+        try:
+            if notification.params is not UNSET and type(notification.params) is not Raw:
+                notification = Notification(method, as_raw(notification.params))
+        except ENCODE_FAULTS as error:
+            self.report("handler.failed", f"params of {method[:100]!r} are no JSON", error)
+            return
         if method == "notifications/cancelled":
             self._deliver_cancelled(notification)
             return
@@ -544,8 +552,6 @@ class Peer:
         if self.conversation is None:
             return  # JSON-RPC 2.0, section 4.1: nobody is told about a notification's fate
         try:
-            if notification.params is not UNSET and type(notification.params) is not Raw:
-                notification = Notification(method, as_raw(notification.params))
             work = self.conversation.receive_notification(notification)
         except Exception as error:
             self.report("handler.failed", f"accepting {method[:100]!r} failed", error)

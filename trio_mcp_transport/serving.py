@@ -215,6 +215,7 @@ class ServerConversation:
                 self._builtin["legacy", "resources/subscribe"] = self._subscribe
                 self._builtin["legacy", "resources/unsubscribe"] = self._unsubscribe
         self.session: Session | None = None
+        self._ended = False
 
     # -- from the reader; nothing here waits -----------------------------------------
 
@@ -264,7 +265,7 @@ class ServerConversation:
         session = self.session
         if notification.method == "notifications/initialized" and session is not None:
             session.initialized = True
-            if self._router.hub is not None:
+            if self._router.hub is not None and not self._ended:
                 self._subscriber()
         negotiated = self._peer.negotiated
         era: Era | None = None
@@ -285,7 +286,8 @@ class ServerConversation:
         return functools.partial(route.run, ctx)
 
     def end(self) -> None:
-        """End what would go on for ever: subscriptions."""
+        """End what would go on for ever: subscriptions, later ones too."""
+        self._ended = True
         for subscriber in self._listening:
             subscriber.end()
         if self._legacy is not None:
@@ -417,6 +419,8 @@ class ServerConversation:
         )
         subscriber = ModernSubscriber(router.hub, self._peer, ctx.request.id)
         self._listening.append(subscriber)
+        if self._ended:  # the request had to wait for a handler
+            subscriber.end()
         try:
             return await subscriber.run(granted)
         finally:
