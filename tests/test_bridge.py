@@ -305,6 +305,76 @@ async def test_after_stop_nothing_is_read_from_the_client_and_its_answers_still_
         assert bridge.end == BridgeEnd(first="client", complete=True)
 
 
+async def test_what_was_read_before_stop_is_passed_on_although_the_server_was_slow() -> None:
+    stop = trio.Event()
+    options = ChannelOptions(outbox_bytes=10)
+    # Lockstep: nothing is taken from the bridge before the far server reads it.
+    async with joined(stop=stop, server_options=options, lockstep=True) as bridge:
+        await bridge.client.send_all(b"request 1\n")
+        await bridge.client.send_all(b"request 2\nrequest 3\n")
+        await trio.testing.wait_all_tasks_blocked()
+        assert bridge.client_channel.statistics().bytes_received == 30
+        stop.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert await read_all(bridge.server) == b"request 1\nrequest 2\nrequest 3\n"
+        await bridge.server.send_eof()
+        await bridge.done.wait()
+        assert bridge.end == BridgeEnd(first="client", complete=True)
+
+
+async def test_what_the_observer_is_still_looking_at_when_stop_is_set_is_passed_on() -> None:
+    stop = trio.Event()
+    looked = trio.Event()
+
+    async def observe(side: BridgeSide, payloads: Sequence[bytes]) -> None:
+        await looked.wait()
+
+    async with joined(stop=stop, observe=observe) as bridge:
+        await bridge.client.send_all(b"1\n2\n3\n")
+        await trio.testing.wait_all_tasks_blocked()
+        stop.set()
+        await trio.testing.wait_all_tasks_blocked()
+        looked.set()
+        assert await read_all(bridge.server) == b"1\n2\n3\n"
+
+
+async def test_messages_that_were_read_before_stop_are_passed_on() -> None:
+    stop = trio.Event()
+    client, near_client = memory_channel_pair()
+    near_server, server = memory_channel_pair(max_messages=1)
+    async with trio.open_nursery() as nursery:
+
+        async def run() -> None:
+            await bridge_channels(near_client, near_server, stop=stop)
+
+        nursery.start_soon(run)
+        sent = [Notification(f"n{number}") for number in range(3)]
+        for message in sent:
+            await client.send(message)
+            await trio.testing.wait_all_tasks_blocked()
+        stop.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert [await server.receive() for _ in sent] == sent
+        await server.aclose()
+        await client.aclose()
+
+
+async def test_after_stop_a_server_that_takes_nothing_is_left_when_the_drain_is_over(
+    autojump_clock: MockClock,
+) -> None:
+    stop = trio.Event()
+    options = ChannelOptions(outbox_bytes=10, close_timeout=1.0)
+    async with joined(drain=7.0, stop=stop, server_options=options, lockstep=True) as bridge:
+        await bridge.client.send_all(b"request 1\n")
+        await bridge.client.send_all(b"request 2\nrequest 3\n")
+        await trio.testing.wait_all_tasks_blocked()
+        begun = trio.current_time()
+        stop.set()
+        await bridge.done.wait()
+        assert trio.current_time() - begun <= 8.0
+        assert bridge.end == BridgeEnd(first=None, complete=False)
+
+
 async def test_cancelling_closes_both_sides() -> None:
     async with trio.open_nursery() as nursery:
         bridge = Joined(nursery)

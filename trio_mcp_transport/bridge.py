@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import msgspec
 import trio
@@ -31,13 +31,15 @@ BridgeSide: TypeAlias = Literal["client", "server"]
 #: Told of what passes: the side it came from, and the payloads; none at that side's end.
 BridgeObserver: TypeAlias = Callable[[BridgeSide, Sequence[bytes]], Awaitable[None]]
 _Show: TypeAlias = Callable[[Sequence[bytes]], Awaitable[None]]
+T = TypeVar("T")
 
 
 class BridgeEnd(msgspec.Struct, frozen=True, kw_only=True):
     """How a bridge ended that nothing failed on.
 
     Attributes:
-        first: The side that ended first; None if another task closed a channel before.
+        first: The side that ended first; None if neither had, because another task closed
+            a channel or the drain was over before.
         complete: Whether there was nothing to wait for any more; False when the drain's
             seconds passed before.
     """
@@ -83,9 +85,10 @@ async def bridge_channels(
     Args:
         client: The side that asks; owned from now on.
         server: The side that answers; owned from now on.
-        drain: Seconds for the second direction after the first has ended; `math.inf`
-            waits for it.
-        stop: Once it is set, nothing more is read from the client, as if it had ended.
+        drain: Seconds for the second direction after the first has ended, and for
+            everything after `stop`; `math.inf` waits for it.
+        stop: Once it is set, nothing more is read from the client, as if it had ended;
+            what was read from it is still passed on.
         observe: Awaited with what a side sent, before it is passed on; then with nothing
             when that side ended. As long as it takes, nothing more is read from there.
 
@@ -104,13 +107,12 @@ async def bridge_channels(
     ended: list[BridgeSide] = []
     over = False
 
-    async def pump(side: BridgeSide, reading: trio.CancelScope) -> None:
+    async def pump(side: BridgeSide, reading: _Reading) -> None:
         nonlocal over
         source, sink = (client, server) if side == "client" else (server, client)
         show = None if observe is None else partial(observe, side)
         try:
-            with reading:
-                await pass_on(source, sink, show)
+            await pass_on(source, sink, show, reading)
             if show is not None:
                 await show(())
             ended.append(side)
@@ -129,7 +131,7 @@ async def bridge_channels(
             return
         # Counted from here, so that a slow reader gets what is still on its way; one that
         # takes nothing at all runs into its channel's write timeout.
-        nursery.cancel_scope.deadline = trio.current_time() + drain
+        begin_drain()
         # While it is read, a failure comes out of reading; from here on nobody does.
         await source.wait_state(ChannelState.FAILED)
         if source.failure is not None:
@@ -138,15 +140,20 @@ async def bridge_channels(
         over = True
         nursery.cancel_scope.cancel()
 
-    async def watch(stop: trio.Event, reading: trio.CancelScope) -> None:
+    def begin_drain() -> None:
+        scope = nursery.cancel_scope
+        scope.deadline = min(scope.deadline, trio.current_time() + drain)
+
+    async def watch(stop: trio.Event, reading: _Reading) -> None:
         await stop.wait()
-        reading.cancel()
+        reading.stop()
+        begin_drain()  # here already: the server may take nothing of what was read
 
     try:
         async with trio.open_nursery() as nursery:
-            from_client = trio.CancelScope()
+            from_client = _Reading()
             nursery.start_soon(pump, "client", from_client)
-            nursery.start_soon(pump, "server", trio.CancelScope())
+            nursery.start_soon(pump, "server", _Reading())
             if stop is not None:
                 nursery.start_soon(watch, stop, from_client)
     finally:
@@ -158,24 +165,44 @@ async def bridge_channels(
     return BridgeEnd(first=ended[0] if ended else None, complete=over)
 
 
-async def _pass_frames(source: MessageChannel, sink: MessageChannel, show: _Show | None) -> None:
+class _Reading:
+    """Waiting for what one side sends; can be stopped, and nothing but the waiting with it."""
+
+    def __init__(self) -> None:
+        self._stopped = False
+        self._scope = trio.CancelScope()
+
+    def stop(self) -> None:
+        """Make the `next` that waits, and each later one, the last."""
+        self._stopped = True
+        self._scope.cancel()
+
+    async def next(self, receive: Callable[[], Awaitable[T]]) -> T | None:
+        """What `receive` returns; None at the end, and once stopped."""
+        if not self._stopped:
+            with trio.CancelScope() as self._scope, suppress(trio.EndOfChannel):
+                return await receive()
+        return None
+
+
+async def _pass_frames(
+    source: MessageChannel, sink: MessageChannel, show: _Show | None, reading: _Reading
+) -> None:
     assert isinstance(source, SupportsFrames)
     assert isinstance(sink, SupportsFrames)
-    with suppress(trio.EndOfChannel):
-        while True:
-            payloads = await source.receive_frames()
-            if show is not None:
-                await show(payloads)
-            await sink.send_frames(payloads)
+    while (payloads := await reading.next(source.receive_frames)) is not None:
+        if show is not None:
+            await show(payloads)
+        await sink.send_frames(payloads)
 
 
-async def _pass_messages(source: MessageChannel, sink: MessageChannel, show: _Show | None) -> None:
-    with suppress(trio.EndOfChannel):
-        while True:
-            messages = await source.receive_many()
-            if show is not None:
-                await show([encode_message(message) for message in messages])
-            await sink.send_many(messages)
+async def _pass_messages(
+    source: MessageChannel, sink: MessageChannel, show: _Show | None, reading: _Reading
+) -> None:
+    while (messages := await reading.next(source.receive_many)) is not None:
+        if show is not None:
+            await show([encode_message(message) for message in messages])
+        await sink.send_many(messages)
 
 
 async def _close(channel: MessageChannel) -> None:
