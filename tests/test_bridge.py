@@ -348,7 +348,7 @@ async def test_messages_that_were_read_before_stop_are_passed_on() -> None:
             await bridge_channels(near_client, near_server, stop=stop)
 
         nursery.start_soon(run)
-        sent = [Notification(f"n{number}") for number in range(3)]
+        sent = [Notification(f"n{number}") for number in range(2)]
         for message in sent:
             await client.send(message)
             await trio.testing.wait_all_tasks_blocked()
