@@ -40,18 +40,19 @@ URLS: list[tuple[str, Endpoint, str]] = [
     ),
     ("stdio: ?odd", ProcessEndpoint(("?odd",)), "stdio:'?odd'"),
     (
-        "stdio:?stderr=drop&working_directory=/srv/a%20b&supervise=yes&restart=3 prog",
-        ProcessEndpoint(
-            ("prog",), stderr="drop", working_directory="/srv/a b", supervise=True, restart=3
-        ),
-        "stdio:?working_directory=/srv/a%20b&stderr=drop&supervise=true&restart=3 prog",
+        "stdio:?stderr=drop&working_directory=/srv/a%20b&supervise=yes prog",
+        ProcessEndpoint(("prog",), stderr="drop", working_directory="/srv/a b", supervise=True),
+        "stdio:?working_directory=/srv/a%20b&stderr=drop&supervise=true prog",
     ),
     (
-        "stdio:?startup_timeout=2.5&shutdown_timeout_ms=1&restart_delay=0 prog",
-        ProcessEndpoint(
-            ("prog",), startup_timeout=2.5, shutdown_timeout=0.001, restart_delay=math.inf
-        ),
-        "stdio:?startup_timeout=2.5&shutdown_timeout=0.001&restart_delay=0 prog",
+        "stdio:?startup_timeout=2.5&shutdown_timeout_ms=1 prog",
+        ProcessEndpoint(("prog",), startup_timeout=2.5, shutdown_timeout=0.001),
+        "stdio:?startup_timeout=2.5&shutdown_timeout=0.001 prog",
+    ),
+    (
+        "stdio:?shutdown_timeout=0 prog",
+        ProcessEndpoint(("prog",), shutdown_timeout=math.inf),
+        "stdio:?shutdown_timeout=0 prog",
     ),
     ("memory:hub", MemoryEndpoint("hub"), "memory:hub"),
     ("memory:a%2Fb%3F", MemoryEndpoint("a/b?"), "memory:a%2Fb%3F"),
@@ -124,6 +125,7 @@ OPTIONS: dict[str, tuple[str, object]] = {
     "outbox_bytes": ("2000", 2000),
     "when_full": ("close", "close"),
     "connect_timeout": ("1.5", 1.5),
+    "handshake_timeout": ("30", 30.0),
     "idle_read_timeout": ("60", 60.0),
     "write_timeout": ("0", math.inf),
     "close_timeout": ("1e-3", 0.001),
@@ -297,7 +299,7 @@ BAD: list[tuple[object, str | None, str]] = [
     ("environment_vars.A=1", "stdio", "environment_vars needs a command"),
     ("stdio:?stderr=loud a", None, "stderr must be one of capture, drop, inherit, not 'loud'"),
     ("stdio:?environment=some a", None, "environment must be one of"),
-    ("stdio:?restart=-1 a", None, "restart must be a whole number"),
+    ("stdio:?restart=3 a", None, "unknown option 'restart'"),
     ("stdio:?command=b a", None, "command is given twice"),
     ("stdio:?working_directory= a", None, "working_directory must not be empty"),
     ("stdio:?environment_vars.A=*** a", None, "environment_vars.A: *** only stands for a value"),

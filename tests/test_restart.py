@@ -15,7 +15,6 @@ from trio_mcp_transport import (
     ConfigurationError,
     ConnectFailed,
     ConnectionLost,
-    ProcessEndpoint,
     RestartPolicy,
     run_with_restarts,
 )
@@ -56,12 +55,6 @@ def test_there_is_no_delay_after_the_last_restart() -> None:
     policy = RestartPolicy(max_restarts=2)
     assert [policy.delay(n) for n in range(4)] == [0.5, 1.0, None, None]
     assert RestartPolicy(max_restarts=0).delay(0) is None
-
-
-def test_a_policy_is_read_from_an_endpoint() -> None:
-    endpoint = ProcessEndpoint(command=("x",), restart=7, restart_delay=2.0, restart_max_delay=9.0)
-    policy = RestartPolicy.of(endpoint)
-    assert (policy.max_restarts, policy.initial_delay, policy.max_delay) == (7, 2.0, 9.0)
 
 
 @pytest.mark.parametrize("name", ["max_restarts", "initial_delay", "max_delay", "steady_after"])
@@ -142,7 +135,7 @@ async def test_counting_begins_anew_after_a_steady_conversation(
     assert await run_with_restarts(server.connect, use, RestartPolicy(max_restarts=1)) == 10
 
 
-@pytest.mark.parametrize("error", [ValueError, trio.BrokenResourceError])
+@pytest.mark.parametrize("error", [ValueError, trio.BrokenResourceError, ConnectFailed])
 async def test_other_exceptions_pass_through(error: type[Exception]) -> None:
     server = Server()
 

@@ -47,7 +47,6 @@ HIDDEN = "***"
 MAX_SOCKET_PATH_BYTES = 107 if sys.platform == "linux" else 103
 
 _Positive = Annotated[int, msgspec.Meta(ge=1)]
-_Count = Annotated[int, msgspec.Meta(ge=0)]
 _Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 _Seconds = Annotated[float, msgspec.Meta(gt=0)]
 _Permissions = Annotated[int, msgspec.Meta(ge=0, le=0o777, extra=OCTAL)]
@@ -140,6 +139,8 @@ class StdioEndpoint(Endpoint, frozen=True):
 class ProcessEndpoint(Endpoint, frozen=True):
     """A child process spoken to over its stdin and stdout: ``stdio:COMMAND ARGUMENTS``.
 
+    A channel to it never hides an end; `run_with_restarts` starts it again.
+
     Options stand before the command, as everything behind it belongs to it:
     ``stdio:?stderr=drop&working_directory=/srv python server.py``.
 
@@ -158,10 +159,6 @@ class ProcessEndpoint(Endpoint, frozen=True):
             SIGTERM, SIGKILL).
         supervise: A helper process kills the child's process group even when this
             process is killed by SIGKILL. POSIX only.
-        restart: How often `run_with_restarts` starts the child again, in a row, after it
-            ended unexpectedly. A single channel never hides an end.
-        restart_delay: Seconds before the first restart; doubled for each further one.
-        restart_max_delay: Seconds that the doubled delay never exceeds.
     """
 
     scheme = "stdio"
@@ -175,9 +172,6 @@ class ProcessEndpoint(Endpoint, frozen=True):
     startup_timeout: _Seconds = math.inf
     shutdown_timeout: _Seconds = 5.0
     supervise: bool = False
-    restart: _Count = 0
-    restart_delay: _Seconds = 0.5
-    restart_max_delay: _Seconds = 30.0
 
     def __post_init__(self) -> None:
         """Check the command and the environment.

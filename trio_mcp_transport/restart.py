@@ -15,13 +15,12 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Self, TypeVar
+from typing import TypeVar
 
 import msgspec
 import trio
 
 from .abc import ChannelBroken, ChannelEvent, EventHandler
-from .endpoints import ProcessEndpoint
 from .errors import ConfigurationError, ConnectFailed
 from .reporting import report
 
@@ -55,15 +54,6 @@ class RestartPolicy(msgspec.Struct, frozen=True, kw_only=True):
             if not getattr(self, name) >= 0:
                 raise ConfigurationError(f"{name} must not be negative, but {getattr(self, name)}")
 
-    @classmethod
-    def of(cls, endpoint: ProcessEndpoint) -> Self:
-        """The policy that an endpoint's `restart` options describe."""
-        return cls(
-            max_restarts=endpoint.restart,
-            initial_delay=endpoint.restart_delay,
-            max_delay=endpoint.restart_max_delay,
-        )
-
     def delay(self, restarts: int) -> float | None:
         """Seconds to wait before the next restart; None if there shall be none.
 
@@ -87,13 +77,14 @@ async def run_with_restarts(
 
     ::
 
-        endpoint = parse_endpoint("stdio:?restart=5 python server.py")
-        await run_with_restarts(lambda: open_peer(endpoint), use, RestartPolicy.of(endpoint))
+        policy = RestartPolicy(max_restarts=5)
+        await run_with_restarts(lambda: open_peer("stdio:python server.py"), use, policy)
 
     An end is unexpected when `use` raises `ChannelBroken` or `trio.EndOfChannel`, or when
     opening raises `ConnectFailed` after it has succeeded once: a server that cannot be
-    started at all is not tried again. Every other exception, and `Cancelled`, passes
-    through. `use` must make its session anew each time.
+    started at all is not tried again. Every other exception, a `ConnectFailed` of `use`'s
+    own among them, and `Cancelled`, passes through. `use` must make its session anew each
+    time.
 
     Args:
         open_connection: Gives a new context manager each time: ``open_channel`` or
@@ -117,13 +108,15 @@ async def run_with_restarts(
         opened_at: float | None = None
         try:
             async with open_connection() as connection:
-                opened_at = trio.current_time()
+                opened_at, opened_before = trio.current_time(), True
                 return await use(connection)
         except (ChannelBroken, trio.EndOfChannel, ConnectFailed) as error:
-            opened_before = opened_before or opened_at is not None
-            if not opened_before:
-                raise
-            if opened_at is not None and trio.current_time() - opened_at >= policy.steady_after:
+            if opened_at is None:
+                if not opened_before:
+                    raise
+            elif isinstance(error, ConnectFailed):
+                raise  # something else that `use` connects to
+            elif trio.current_time() - opened_at >= policy.steady_after:
                 restarts = 0
             delay = policy.delay(restarts)
             if delay is None:

@@ -411,7 +411,8 @@ async def test_a_launcher_that_exits_well_leaves_the_conversation_to_its_server(
 async def test_a_server_that_dies_is_started_again(tmp_path: Path) -> None:
     counter = tmp_path / "starts"
     script = f"echo x >> {counter}; read line; [ $(wc -l < {counter}) -ge 3 ] || exit 9; cat"
-    endpoint = shell(script, restart=5, restart_delay=0.001)
+    endpoint = shell(script)
+    policy = RestartPolicy(max_restarts=5, initial_delay=0.001)
     events: list[ChannelEvent] = []
 
     async def use(channel: object) -> object:
@@ -422,7 +423,7 @@ async def test_a_server_that_dies_is_started_again(tmp_path: Path) -> None:
 
     with trio.fail_after(60):
         answer = await run_with_restarts(
-            lambda: open_channel(endpoint), use, RestartPolicy.of(endpoint), on_event=events.append
+            lambda: open_channel(endpoint), use, policy, on_event=events.append
         )
     assert answer == Request(2, "ping")
     assert [event.name for event in events] == ["connection.restarting"] * 2

@@ -338,8 +338,7 @@ async def connect_process(
 
     Args:
         nursery: Where the channel's writer runs while bytes wait.
-        endpoint: What to start, and how. Its `restart` options are for
-            `run_with_restarts`.
+        endpoint: What to start, and how.
         on_event: Told of faults that no caller sees.
         on_stderr: Gets each line that the child writes to stderr; called synchronously.
             What it raises is reported.
