@@ -135,7 +135,8 @@ async def test_a_notification_that_is_no_json_does_not_end_the_reader(method: st
         nursery.start_soon(
             functools.partial(other.peer.request, "ask", on_notification=lambda _: None)
         )
-        assert isinstance(question := await other.channel.receive(), Request)
+        question = await other.channel.receive()
+        assert isinstance(question, Request)
         await other.channel.send(Notification(method, {"requestId": object()}))
         await trio.testing.wait_all_tasks_blocked()
         assert other.event_names == ["handler.failed"]

@@ -31,6 +31,7 @@ HOUSE: list[tuple[tuple[str, ...], bool]] = [
             "hub",
             "lifecycle",
             "mrtr",
+            "outgoing",
             "peer",
             "pending",
             "restart",

@@ -28,7 +28,7 @@ from .abc import (
 from .bridge import BridgeEnd, BridgeObserver, BridgeSide, bridge_channels
 from .connect import connect_channel, open_channel, open_peer
 from .context import Context, Session
-from .conversation import Call, Conversation, Dispatcher, PeerStatistics
+from .conversation import Call, Conversation, Dispatcher
 from .endpoint_parser import EndpointSpec, endpoint_from_environment, parse_endpoint
 from .endpoint_schemes import ParseFunction, read_endpoint, split_host_port, transport_names
 from .endpoints import (
@@ -79,7 +79,7 @@ from .jsonrpc import (
 from .lifecycle import EraChoice, InvalidResult, NegotiationFailed, negotiate
 from .limits import ChannelOptions, Framing, WhenFull
 from .mrtr import InputRequest, InputRequired, InputResponses
-from .peer import Peer
+from .peer import Peer, PeerStatistics
 from .pending import Progress
 from .public_paths import show_public_paths as _show_public_paths
 from .registry import (

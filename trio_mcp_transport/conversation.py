@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-import msgspec
 from msgspec import Raw
 
 from .jsonrpc import Notification, Request
@@ -22,7 +21,6 @@ __all__ = [
     "Call",
     "Conversation",
     "Dispatcher",
-    "PeerStatistics",
     "RequestPolicy",
 ]
 
@@ -83,33 +81,3 @@ class RequestPolicy(Protocol):
 
     async def follow_up(self, method: str, params: object, result: Raw, round: int) -> object:  # ruff: ignore[builtin-argument-shadowing]
         """The params of the request that is to be sent next, or None when this is the end."""
-
-
-class PeerStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """Counters of one peer since its start, and how much it has to do now.
-
-    Attributes:
-        requests_sent: Requests that were handed to the channel.
-        requests_received: Requests that came, refused ones included.
-        requests_refused: Requests that were answered with an error without a handler.
-        requests_pending: Sent requests without an answer, now.
-        handlers_running: Handlers, now.
-        handlers_waiting: Requests that wait for a handler, now.
-        answers_late: Answers to requests that had been given up.
-        answers_unknown: Answers to nothing that was asked.
-        progress_dropped: Progress that did not rise, or was nobody's.
-        notifications_dropped: Notifications that found their queue full.
-        cancels_ignored: Cancellations of what was not running or must not be cancelled.
-    """
-
-    requests_sent: int
-    requests_received: int
-    requests_refused: int
-    requests_pending: int
-    handlers_running: int
-    handlers_waiting: int
-    answers_late: int
-    answers_unknown: int
-    progress_dropped: int
-    notifications_dropped: int
-    cancels_ignored: int

@@ -30,8 +30,8 @@ from .abc import (
     EventHandler,
     MessageChannel,
 )
-from .conversation import AcceptsBatches, Conversation, Dispatcher, PeerStatistics, RequestPolicy
-from .errors import LocalProtocolError, MessageTooLarge, RequestTimeout, RpcError
+from .conversation import AcceptsBatches, Conversation, Dispatcher, RequestPolicy
+from .errors import LocalProtocolError, MessageTooLarge, RpcError
 from .handlers import (
     ENCODE_FAULTS,
     GONE,
@@ -58,7 +58,8 @@ from .limits import (
     DEFAULT_MAX_QUEUED_REQUESTS,
     DEFAULT_MAX_REQUEST_TIMEOUT,
 )
-from .pending import Pending, PendingTable, Progress, ProgressParams
+from .outgoing import Outgoing, fresh
+from .pending import Progress
 from .reporting import report
 from .sansio.eras import Negotiated
 from .sansio.metadata import as_raw, with_meta
@@ -66,6 +67,36 @@ from .sansio.metadata import as_raw, with_meta
 __all__ = ["Peer", "PeerErrorCode", "PeerStatistics"]
 
 T = TypeVar("T")
+
+
+class PeerStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """Counters of one peer since its start, and how much it has to do now.
+
+    Attributes:
+        requests_sent: Requests that were handed to the channel.
+        requests_received: Requests that came, refused ones included.
+        requests_refused: Requests that were answered with an error without a handler.
+        requests_pending: Sent requests without an answer, now.
+        handlers_running: Handlers, now.
+        handlers_waiting: Requests that wait for a handler, now.
+        answers_late: Answers to requests that had been given up.
+        answers_unknown: Answers to nothing that was asked.
+        progress_dropped: Progress that did not rise, or was nobody's.
+        notifications_dropped: Notifications that found their queue full.
+        cancels_ignored: Cancellations of what was not running or must not be cancelled.
+    """
+
+    requests_sent: int
+    requests_received: int
+    requests_refused: int
+    requests_pending: int
+    handlers_running: int
+    handlers_waiting: int
+    answers_late: int
+    answers_unknown: int
+    progress_dropped: int
+    notifications_dropped: int
+    cancels_ignored: int
 
 
 class _Cancelled(msgspec.Struct):
@@ -118,7 +149,7 @@ class Peer:
         self._drain = drain
         self._on_event = on_event
         self._policy: RequestPolicy | None = None
-        self._pending = PendingTable()
+        self._outgoing = Outgoing(channel, self.report)
         self._handlers = Handlers(
             channel,
             max_handlers=max_handlers,
@@ -131,9 +162,8 @@ class Peer:
         self._closed = trio.Event()
         self._manager = trio.open_nursery()
         self._nursery: trio.Nursery | None = None
-        self._sent = self._received = self._refused = 0
-        self._late = self._unknown = 0
-        self._progress_dropped = self._notifications_dropped = self._cancels_ignored = 0
+        self._received = self._refused = 0
+        self._notifications_dropped = self._cancels_ignored = 0
         self.conversation: Conversation | None = None if router is None else router.join(self)
 
     # -- life -----------------------------------------------------------------------
@@ -198,15 +228,15 @@ class Peer:
     def statistics(self) -> PeerStatistics:
         """The counters now."""
         return PeerStatistics(
-            requests_sent=self._sent,
+            requests_sent=self._outgoing.sent,
             requests_received=self._received,
             requests_refused=self._refused,
-            requests_pending=len(self._pending),
+            requests_pending=len(self._outgoing),
             handlers_running=self._handlers.running,
             handlers_waiting=self._handlers.waiting,
-            answers_late=self._late,
-            answers_unknown=self._unknown,
-            progress_dropped=self._progress_dropped,
+            answers_late=self._outgoing.late,
+            answers_unknown=self._outgoing.unknown,
+            progress_dropped=self._outgoing.progress_dropped,
             notifications_dropped=self._notifications_dropped,
             cancels_ignored=self._cancels_ignored,
         )
@@ -332,8 +362,9 @@ class Peer:
             sending = params if policy is None else policy.prepare(params)
             if meta is not None:
                 sending = with_meta(sending, meta)
-            raw = await self._exchange(
-                method, sending, timeout, max_timeout, on_progress, on_notification, id
+            nursery = self._check_open()
+            raw = await self._outgoing.exchange(
+                nursery, method, sending, timeout, max_timeout, on_progress, on_notification, id
             )
             if policy is None:
                 break
@@ -344,65 +375,6 @@ class Peer:
             # request and the retry".
             params, id, round_ = retry, None, round_ + 1  # ruff: ignore[builtin-variable-shadowing]
         return raw if result_type is None else msgspec.json.decode(raw, type=result_type)
-
-    async def _exchange(
-        self,
-        method: str,
-        params: object,
-        timeout: float,  # ruff: ignore[async-function-with-timeout]
-        max_timeout: float,
-        on_progress: Callable[[Progress], object] | None,
-        on_notification: Callable[[Notification], object] | None,
-        request_id: RequestId | None,
-    ) -> Raw:
-        """One request, one answer."""
-        nursery = self._check_open()
-        pending = self._pending.enter(request_id, method)
-        sent = False
-        try:
-            if on_progress is not None or on_notification is not None:
-                self._pending.watch(pending, on_progress, on_notification)
-                if pending.token is not UNSET:
-                    params = with_meta(params, {"progressToken": pending.token})
-            message = Request(pending.id, method, UNSET if params is None else params)
-            pending.set_timeout(timeout, max_timeout)
-            await trio.lowlevel.checkpoint_if_cancelled()
-            sent = self.channel.try_send(message)  # parking is the checkpoint then
-            if not sent:
-                with trio.CancelScope(deadline=pending.deadline):
-                    await self.channel.send(message)
-                    sent = True
-            if sent:
-                self._sent += 1
-                self._pending.watch_deadline(pending, nursery)
-                await pending.wait()
-        finally:
-            if pending.outcome is None:
-                self._pending.give_up(pending, was_sent=sent)
-                if sent:
-                    self._tell_cancelled(pending)
-        outcome = pending.outcome
-        if type(outcome) is Response:
-            return as_raw(outcome.result)
-        if type(outcome) is ErrorResponse:
-            raise outcome.as_exception()
-        if outcome is None:
-            # MCP patterns/cancellation: "the sender SHOULD cancel the request and stop
-            # waiting for a response".
-            raise RequestTimeout(f"no answer to {method} within {timeout:g} s")
-        assert isinstance(outcome, Exception)
-        raise _fresh(outcome) from outcome
-
-    def _tell_cancelled(self, pending: Pending) -> None:
-        # 2025-11-25, cancellation: "The initialize request MUST NOT be cancelled by clients".
-        if pending.method == "initialize":
-            return
-        try:
-            self.channel.send_control(
-                Notification("notifications/cancelled", {"requestId": pending.id})
-            )
-        except (*GONE, MessageTooLarge):
-            pass  # nobody is there to be told
 
     async def notify(self, method: str, params: object = None) -> None:
         """Send a notification.
@@ -420,7 +392,7 @@ class Peer:
         if self._nursery is None:
             raise LocalProtocolError("the peer is not running: use `async with`")
         if self._end is not None:
-            raise _fresh(self._end) from self._end
+            raise fresh(self._end) from self._end
         return self._nursery
 
     # -- the reader -----------------------------------------------------------------
@@ -450,7 +422,7 @@ class Peer:
         if self._end is None:
             self._end = cause
             self._handlers.ending = True
-            self._pending.fail_all(cause)
+            self._outgoing.fail_all(cause)
             if self.conversation is not None:
                 self.conversation.end()
 
@@ -460,24 +432,12 @@ class Peer:
             return  # nothing may begin any more
         kind = type(message)
         if kind is Response or kind is ErrorResponse:
-            self._deliver_answer(message)  # type: ignore[arg-type]
+            self._outgoing.deliver_answer(message)  # type: ignore[arg-type]
         elif kind is Request:
             self._received += 1
             self._deliver_request(message)  # type: ignore[arg-type]
         else:
             self._deliver_notification(message)  # type: ignore[arg-type]
-
-    def _deliver_answer(self, answer: Response | ErrorResponse) -> None:
-        request_id = answer.id
-        pending = None if request_id is None else self._pending.take(request_id)
-        if pending is not None:
-            pending.finish(answer)
-        elif self._pending.is_late(request_id):
-            self._late += 1
-            self.report("answer.late", f"the answer to request {request_id!r} came too late")
-        else:
-            self._unknown += 1
-            self.report("answer.unknown", f"an answer to {request_id!r}, which was not asked")
 
     def _deliver_request(self, request: Request) -> None:
         if request.id in self._handlers:
@@ -543,14 +503,11 @@ class Peer:
             self._deliver_cancelled(notification)
             return
         if method == "notifications/progress":
-            self._deliver_progress(notification)
+            self._outgoing.deliver_progress(notification)
             return
-        related = self._pending.related(notification)
-        if related is not None:
-            self._call_back(related.on_notification, notification)
+        # JSON-RPC 2.0, section 4.1: nobody is told about a notification's fate.
+        if self._outgoing.deliver_related(notification) or self.conversation is None:
             return
-        if self.conversation is None:
-            return  # JSON-RPC 2.0, section 4.1: nobody is told about a notification's fate
         try:
             work = self.conversation.receive_notification(notification)
         except Exception as error:
@@ -567,38 +524,10 @@ class Peer:
         except msgspec.DecodeError:
             self._cancels_ignored += 1
             return
-        if self.negotiated is not None and self.negotiated.era == "modern":
-            pending = self._pending.get(request_id)
-            if pending is not None and pending.on_notification is not None:
-                # "A server MUST send notifications/cancelled referencing a
-                # subscriptions/listen request ID when it tears down that subscription".
-                self._call_back(pending.on_notification, notification)
-                return
+        # "A server MUST send notifications/cancelled referencing a subscriptions/listen
+        # request ID when it tears down that subscription".
+        modern = self.negotiated is not None and self.negotiated.era == "modern"
+        if modern and self._outgoing.deliver_to(request_id, notification):
+            return
         if not self._handlers.cancel(request_id):
             self._cancels_ignored += 1
-
-    def _deliver_progress(self, notification: Notification) -> None:
-        try:
-            params = notification.params_as(ProgressParams)
-            pending = self._pending.progress(params)
-        except msgspec.DecodeError:
-            pending = None
-        if pending is None:
-            self._progress_dropped += 1
-            return
-        progress = Progress(params.progress, params.total, params.message)
-        self._call_back(pending.on_progress, progress)
-        self._call_back(pending.on_notification, notification)
-
-    def _call_back(self, callback: Callable[[T], object] | None, value: T) -> None:
-        if callback is None:
-            return
-        try:
-            callback(value)
-        except Exception as error:
-            self.report("callback.failed", f"{callback!r} failed: {error!r}", error)
-
-
-def _fresh(cause: Exception) -> Exception:
-    """An exception of the waiter's own, to be raised `from` the one cause."""
-    return cause.again() if isinstance(cause, ChannelBroken) else type(cause)(*cause.args)

@@ -1,0 +1,176 @@
+"""Requests that go out, and what comes back for them.
+
+Used by `Peer` alone. The caller's task sends its request and parks; the reader's task
+delivers answers, progress and what else belongs to a request. Delivering never blocks, and
+no exception of a callback gets out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
+import trio
+from msgspec import UNSET, Raw
+
+from .abc import ChannelBroken, MessageChannel
+from .errors import MessageTooLarge, RequestTimeout
+from .handlers import GONE, Reporter
+from .jsonrpc import ErrorResponse, Notification, Request, RequestId, Response
+from .pending import Pending, PendingTable, Progress, ProgressParams
+from .sansio.metadata import as_raw, with_meta
+
+__all__ = ["Outgoing", "fresh"]
+
+T = TypeVar("T")
+
+
+class Outgoing:
+    """Everything that one peer has asked the other side for.
+
+    Args:
+        channel: Where the requests go.
+        reporter: Where faults go.
+
+    Attributes:
+        sent: Requests that were handed to the channel.
+        late: Answers to requests that had been given up.
+        unknown: Answers to nothing that was asked.
+        progress_dropped: Progress that did not rise, or was nobody's.
+    """
+
+    def __init__(self, channel: MessageChannel, reporter: Reporter) -> None:
+        self._channel = channel
+        self._report = reporter
+        self._table = PendingTable()
+        self.sent = self.late = self.unknown = self.progress_dropped = 0
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    async def exchange(
+        self,
+        nursery: trio.Nursery,
+        method: str,
+        params: object,
+        timeout: float,  # ruff: ignore[async-function-with-timeout]
+        max_timeout: float,
+        on_progress: Callable[[Progress], object] | None,
+        on_notification: Callable[[Notification], object] | None,
+        request_id: RequestId | None,
+    ) -> Raw:
+        """Send one request and wait for its answer; everything is as for `Peer.request`.
+
+        The task that watches over deadlines runs in the nursery.
+        """
+        pending = self._table.enter(request_id, method)
+        sent = False
+        try:
+            if on_progress is not None or on_notification is not None:
+                self._table.watch(pending, on_progress, on_notification)
+                if pending.token is not UNSET:
+                    params = with_meta(params, {"progressToken": pending.token})
+            message = Request(pending.id, method, UNSET if params is None else params)
+            pending.set_timeout(timeout, max_timeout)
+            await trio.lowlevel.checkpoint_if_cancelled()
+            sent = self._channel.try_send(message)  # parking is the checkpoint then
+            if not sent:
+                with trio.CancelScope(deadline=pending.deadline):
+                    await self._channel.send(message)
+                    sent = True
+            if sent:
+                self.sent += 1
+                self._table.watch_deadline(pending, nursery)
+                await pending.wait()
+        finally:
+            if pending.outcome is None:
+                self._table.give_up(pending, was_sent=sent)
+                if sent:
+                    self._tell_cancelled(pending)
+        outcome = pending.outcome
+        if type(outcome) is Response:
+            return as_raw(outcome.result)
+        if type(outcome) is ErrorResponse:
+            raise outcome.as_exception()
+        if outcome is None:
+            # MCP patterns/cancellation: "the sender SHOULD cancel the request and stop
+            # waiting for a response".
+            raise RequestTimeout(f"no answer to {method} within {timeout:g} s")
+        assert isinstance(outcome, Exception)
+        raise fresh(outcome) from outcome
+
+    def _tell_cancelled(self, pending: Pending) -> None:
+        # 2025-11-25, cancellation: "The initialize request MUST NOT be cancelled by clients".
+        if pending.method == "initialize":
+            return
+        try:
+            self._channel.send_control(
+                Notification("notifications/cancelled", {"requestId": pending.id})
+            )
+        except (*GONE, MessageTooLarge):
+            pass  # nobody is there to be told
+
+    def fail_all(self, cause: Exception) -> None:
+        """End every open request with the same cause."""
+        self._table.fail_all(cause)
+
+    # -- from the reader; nothing here waits -----------------------------------------
+
+    def deliver_answer(self, answer: Response | ErrorResponse) -> None:
+        """Wake whoever waits for this answer."""
+        request_id = answer.id
+        pending = None if request_id is None else self._table.take(request_id)
+        if pending is not None:
+            pending.finish(answer)
+        elif self._table.is_late(request_id):
+            self.late += 1
+            self._report("answer.late", f"the answer to request {request_id!r} came too late", None)
+        else:
+            self.unknown += 1
+            self._report(
+                "answer.unknown", f"an answer to {request_id!r}, which was not asked", None
+            )
+
+    def deliver_related(self, notification: Notification) -> bool:
+        """Hand over a notification that belongs to a request; False if it does not."""
+        pending = self._table.related(notification)
+        if pending is None:
+            return False
+        self._call_back(pending.on_notification, notification)
+        return True
+
+    def deliver_to(self, request_id: RequestId, notification: Notification) -> bool:
+        """Hand over a notification about this request; False if nobody listens there."""
+        pending = self._table.get(request_id)
+        if pending is None or pending.on_notification is None:
+            return False
+        self._call_back(pending.on_notification, notification)
+        return True
+
+    def deliver_progress(self, notification: Notification) -> None:
+        """Tell whoever asked for this progress."""
+        try:
+            params = notification.params_as(ProgressParams)
+            pending = self._table.progress(params)
+        except msgspec.DecodeError:
+            pending = None
+        if pending is None:
+            self.progress_dropped += 1
+            return
+        progress = Progress(params.progress, params.total, params.message)
+        self._call_back(pending.on_progress, progress)
+        self._call_back(pending.on_notification, notification)
+
+    def _call_back(self, callback: Callable[[T], object] | None, value: T) -> None:
+        if callback is None:
+            return
+        try:
+            callback(value)
+        except Exception as error:
+            self._report("callback.failed", f"{callback!r} failed: {error!r}", error)
+
+
+def fresh(cause: Exception) -> Exception:
+    """An exception of the waiter's own, to be raised `from` the one cause."""
+    return cause.again() if isinstance(cause, ChannelBroken) else type(cause)(*cause.args)
