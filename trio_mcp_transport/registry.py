@@ -60,6 +60,7 @@ class ChannelOverrides(TypedDict, total=False):
     outbox_bytes: int
     when_full: WhenFull
     connect_timeout: float
+    handshake_timeout: float
     idle_read_timeout: float
     write_timeout: float
     close_timeout: float
