@@ -296,8 +296,9 @@ class UnixEndpoint(Endpoint, frozen=True):
         path: The socket's path, or ``@`` and an abstract name. A relative path that
             starts with ``@`` is written ``./@...``.
         permissions: Mode of the socket file, whatever the umask is; octal in text.
-        owner: User that the socket file is given to, by name or number; None leaves it.
-        group: Likewise its group.
+        owner: User that the socket file is given to, by name or number; None leaves it. The
+            directory may be theirs too.
+        group: Likewise its group, which may then write to the directory too.
         cleanup_on_drop: Remove the socket file when listening ends.
         check_peer: Refuse a peer that runs neither as this user nor as root.
         buffer_size: Bytes of the kernel's send and receive buffers; None leaves them alone.

@@ -374,6 +374,28 @@ async def test_a_directory_in_which_everybody_can_replace_files_is_refused(
         pass
 
 
+async def test_a_directory_in_which_its_group_can_replace_files_is_refused_unless_it_is_named(
+    tmp_path: Path, path: Path
+) -> None:
+    tmp_path.chmod(0o770)
+    group = tmp_path.stat().st_gid
+    with pytest.raises(ConnectFailed, match=rf"lets its group \({group}\) replace files"):
+        await listen(at(path), None)
+    assert not path.exists()
+    async with await open_listener(at(path, group=str(group))):
+        pass
+    tmp_path.chmod(0o1770)
+    async with await open_listener(at(path)):
+        pass
+
+
+@needs_root
+async def test_naming_one_group_does_not_trust_another_one(tmp_path: Path, path: Path) -> None:
+    tmp_path.chmod(0o770)
+    with pytest.raises(ConnectFailed, match="lets its group"):
+        await listen(at(path, group=str(STRANGER)), None)
+
+
 @needs_root
 async def test_a_directory_of_another_user_is_refused_unless_that_is_the_owner(
     tmp_path: Path, path: Path

@@ -98,7 +98,7 @@ def _bind_and_listen(
     trusted = {os.geteuid()} if uid is None else {os.geteuid(), uid}
     directory = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY)
     try:
-        _check_directory(os.fstat(directory), trusted)
+        _check_directory(os.fstat(directory), trusted, gid)
         _lock(directory)
         _remove_stale(path, trusted)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -120,16 +120,26 @@ def _bind_and_listen(
     return sock, file
 
 
-def _check_directory(found: os.stat_result, trusted: set[int]) -> None:
-    """Refuse a directory in which somebody else could replace the socket by their own."""
+def _check_directory(found: os.stat_result, trusted: set[int], gid: int | None) -> None:
+    """Refuse a directory in which somebody else could replace the socket by their own.
+
+    Trusted are root, this user, and the user and group that the socket is given to.
+    """
     if found.st_uid not in trusted and found.st_uid != 0:
         raise ConnectFailed(
             f"the directory belongs to another user ({found.st_uid}), who could replace the"
             " socket; choose another one, or name that user as the owner"
         )
-    if found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
+    if found.st_mode & stat.S_ISVTX:
+        return  # only a file's owner, and the directory's, can replace it
+    if found.st_mode & stat.S_IWOTH:
         raise ConnectFailed(
             "the directory lets everybody replace files in it; chmod o-w it, or set its sticky bit"
+        )
+    if found.st_mode & stat.S_IWGRP and found.st_gid != gid:
+        raise ConnectFailed(
+            f"the directory lets its group ({found.st_gid}) replace files in it; chmod g-w it,"
+            " set its sticky bit, or name that group as the socket's"
         )
 
 
