@@ -122,7 +122,7 @@ def test_a_file_that_cannot_be_written_is_noticed_before_anything_is_measured(
     ("program", "reason"), [("false", "exit status 1"), ("true", "could not convert")]
 )
 async def test_a_process_without_a_result_says_why(
-    program: str, reason: str, monkeypatch: pytest.MonkeyPatch
+    program: str, reason: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     found = shutil.which(program)
     if found is None:
@@ -130,7 +130,7 @@ async def test_a_process_without_a_result_says_why(
     monkeypatch.setattr(sys, "executable", found)
     task = Task(role="measure", contestant="floor", work="round-trip", transport="tcp")
     with trio.fail_after(60), pytest.raises(MeasurementFailed, match=reason):
-        await measure(task)
+        await measure(task, str(tmp_path))
 
 
 def test_what_could_not_be_measured_is_told_and_the_rest_is_kept(

@@ -8,10 +8,11 @@ with its measurer whatever happened to that.
 from __future__ import annotations
 
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -33,6 +34,8 @@ PACKAGE = __name__.partition(".")[0]
 _WORKER = f"{__package__}.worker"
 #: Start-up, warm-up and the longest work; only a process that hangs takes that long.
 _MEASURER_SECONDS = 120.0
+#: An import takes so long that few make a median.
+_IMPORTS = 5
 
 
 class MeasurementFailed(Exception):
@@ -48,31 +51,43 @@ def server_command(task: Task) -> list[str]:
     return _worker_command(msgspec.structs.replace(task, role="serve"))
 
 
-async def measure(task: Task) -> float:
+async def measure(task: Task, directory: str) -> float:
     """Let a fresh process do a task; return its value: seconds an operation, or bytes.
 
     If cancelled, the process is killed; its server sees that and ends.
 
+    Args:
+        task: What to do.
+        directory: Of the run: for sockets, and for compiled modules, which are the same
+            for all whatever is compiled elsewhere.
+
     Raises:
         MeasurementFailed: It failed or hung.
     """
+    environment = dict(os.environ, PYTHONPYCACHEPREFIX=os.path.join(directory, "compiled"))
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     what = f"{task.contestant} {task.work} {task.transport}"
     if task.work == "import":
-        # Nothing may be imported before, so this is no worker.
-        module = "trio" if task.contestant == "floor" else PACKAGE
-        code = (
-            "import time; start = time.perf_counter();"
-            f" import {module}; print(time.perf_counter() - start)"
-        )
-        return await _value_of([sys.executable, "-c", code], what)
-    with tempfile.TemporaryDirectory(prefix="trio-mcp-bench-") as directory:
-        address = os.path.join(directory, "socket")
-        return await _value_of(
-            _worker_command(msgspec.structs.replace(task, address=address)), what
-        )
+        return await _measure_import(task, environment, what)
+    address = os.path.join(tempfile.mkdtemp(dir=directory), "socket")
+    command = _worker_command(msgspec.structs.replace(task, address=address))
+    return await _value_of(command, environment, what)
 
 
-async def _value_of(command: list[str], what: str) -> float:
+async def _measure_import(task: Task, environment: Mapping[str, str], what: str) -> float:
+    """The median of a few; the first only compiles."""
+    # Nothing may be imported before, so this is no worker.
+    module = "trio" if task.contestant == "floor" else PACKAGE
+    code = (
+        "import time; start = time.perf_counter();"
+        f" import {module}; print(time.perf_counter() - start)"
+    )
+    command = [sys.executable, "-c", code]
+    values = [await _value_of(command, environment, what) for _ in range(1 + _IMPORTS)]
+    return statistics.median(values[1:])
+
+
+async def _value_of(command: list[str], environment: Mapping[str, str], what: str) -> float:
     with trio.move_on_after(_MEASURER_SECONDS) as scope:
         done = await trio.run_process(
             command,
@@ -80,6 +95,7 @@ async def _value_of(command: list[str], what: str) -> float:
             capture_stdout=True,
             capture_stderr=True,
             check=False,
+            env=environment,
         )
     if scope.cancelled_caught:
         raise MeasurementFailed(f"{what}: no result in {_MEASURER_SECONDS:g} s")

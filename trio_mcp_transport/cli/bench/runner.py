@@ -8,7 +8,8 @@ round goes through them backwards.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter
 
 from .plan import Case, Contestant, Task
@@ -69,20 +70,22 @@ class Run:
         }
         if not self._quick:
             _warm_up_processor()
-        done = 0
+        with tempfile.TemporaryDirectory(prefix="trio-mcp-bench-") as directory:
+            for done, (case, name) in enumerate(self._order()):
+                self._on_progress(done, f"{case.label}, {name}")
+                try:
+                    value = await measure(self._task(case, name), directory)
+                except MeasurementFailed as error:
+                    self.failures.append(str(error))
+                else:
+                    samples[case][name].append(to_unit(case, value))
+        return [make_row(case, samples[case]) for case in self.cases]
+
+    def _order(self) -> Iterator[tuple[Case, Contestant]]:
         for round_number in range(self.rounds):
             for case, names in self._contestants.items():
                 for name in reversed(names) if round_number % 2 else names:
-                    self._on_progress(done, f"{case.label}, {name}")
-                    try:
-                        value = await measure(self._task(case, name))
-                    except MeasurementFailed as error:
-                        self.failures.append(str(error))
-                    else:
-                        samples[case][name].append(to_unit(case, value))
-                    done += 1
-        self._on_progress(done, "")
-        return [make_row(case, samples[case]) for case in self.cases]
+                    yield case, name
 
     def _task(self, case: Case, contestant: Contestant) -> Task:
         return Task(
