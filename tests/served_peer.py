@@ -62,6 +62,7 @@ async def served(
     *,
     max_handlers: int = 100,
     max_queued: int = 1000,
+    max_held_bytes: int = 1_000_000,
     drain: float = 10,
     expose_errors: bool = False,
 ) -> AsyncGenerator[Served]:
@@ -73,6 +74,7 @@ async def served(
         router,
         max_handlers=max_handlers,
         max_queued=max_queued,
+        max_held_bytes=max_held_bytes,
         drain=drain,
         expose_errors=expose_errors,
         on_event=found.events.append,

@@ -11,6 +11,7 @@ from served_peer import Gate, gated, served
 from trio_mcp_transport.abc import ChannelContext, ChannelEvent
 from trio_mcp_transport.context import Context
 from trio_mcp_transport.errors import RpcError
+from trio_mcp_transport.handlers import held_bytes
 from trio_mcp_transport.jsonrpc import (
     ErrorObject,
     ErrorResponse,
@@ -361,6 +362,32 @@ async def test_requests_wait_for_a_handler_and_beyond_the_queue_are_refused_at_o
         assert {answer.id for answer in answers if isinstance(answer, Response)} == {0, 1, 2, 3}
 
 
+async def test_requests_that_would_hold_too_many_bytes_are_refused_but_one_always_comes_in() -> (
+    None
+):
+    router, gate = gated()
+    async with served(router, max_handlers=1, max_held_bytes=1000) as other:
+        await other.send("wait", "x" * 5000, request_id="huge")
+        await trio.testing.wait_all_tasks_blocked()
+        answer = await other.ask("wait", None, request_id="small")
+        assert isinstance(answer, ErrorResponse)
+        assert answer.error.code == PeerErrorCode.TOO_MANY_REQUESTS
+        await other.cancel("huge")
+        assert other.peer.statistics().handlers_bytes == 0
+        for request_id in range(4):  # one runs and two wait
+            await other.send("wait", "x" * 300, request_id=request_id)
+        answer = await other.channel.receive()
+        assert isinstance(answer, ErrorResponse)
+        assert answer.id == 3
+        assert other.peer.statistics().handlers_bytes == pytest.approx(920, abs=20)
+        await other.cancel(2)  # it waits
+        await other.send("wait", "x" * 300, request_id=4)
+        gate.open.set()
+        answers = [await other.channel.receive() for _ in range(3)]
+        assert [answer.id for answer in answers if isinstance(answer, Response)] == [0, 1, 4]
+        assert other.peer.statistics().handlers_bytes == 0
+
+
 async def test_answers_and_cancellations_pass_when_all_handlers_are_busy() -> None:
     router, gate = gated()
 
@@ -452,3 +479,33 @@ async def test_a_notification_that_finds_the_queue_full_is_counted_and_reported(
         assert other.peer.statistics().notifications_dropped in {2, 3}
         assert set(other.event_names) == {"notification.dropped"}
         gate.set()
+
+
+async def test_notifications_that_would_hold_too_many_bytes_are_dropped_and_counted() -> None:
+    router = Router()
+    gate = trio.Event()
+    seen: list[object] = []
+
+    @router.notification("note")
+    async def note(ctx: Context) -> None:
+        await gate.wait()
+        seen.append(ctx.message.params)
+
+    async with served(router, max_held_bytes=1000) as other:
+        for size in (2000, 10, 10):
+            await other.channel.send(Notification("note", ["x" * size]))
+        await trio.testing.wait_all_tasks_blocked()
+        assert other.peer.statistics().notifications_dropped == 2
+        gate.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert other.peer.statistics().handlers_bytes == 0
+        for size in (800, 10):
+            await other.channel.send(Notification("note", ["x" * size]))
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(seen) == 3
+
+
+def test_ids_and_method_names_are_held_as_well() -> None:
+    assert held_bytes(Request("i" * 100, "m" * 50, Raw(b"{}"))) == 152
+    assert held_bytes(Request(7, "m")) == 1
+    assert held_bytes(Notification("m", Raw(b"[1]"))) == 4

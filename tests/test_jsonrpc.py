@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 
 import msgspec
 import pytest
@@ -527,3 +528,12 @@ def test_large_messages_are_looked_over_for_duplicates_as_well(member: str) -> N
         decode_message(whole[:-1] + b',"' + member.encode() + b'":' + value + b"}")
     with pytest.raises(InvalidMessage, match="occurs twice"):
         decode_message(b"{" + rest + b"," + whole[1:])
+
+
+@pytest.mark.parametrize("ballast", [b',"junk":"' + b"x" * 1000 + b'"', b" " * 1000])
+def test_params_do_not_keep_white_space_and_unknown_members_alive(ballast: bytes) -> None:
+    data = b'{"jsonrpc":"2.0","method":"m","params":{"a":1}' + ballast + b"}"
+    references = sys.getrefcount(data)
+    message = decode_message(data)
+    assert sys.getrefcount(data) == references
+    assert message == Notification("m", Raw(b'{"a":1}'))

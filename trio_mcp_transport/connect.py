@@ -22,6 +22,7 @@ from .lifecycle import negotiate
 from .limits import (
     DEFAULT_DRAIN_SECONDS,
     DEFAULT_MAX_HANDLERS,
+    DEFAULT_MAX_HELD_BYTES,
     DEFAULT_MAX_QUEUED_REQUESTS,
     DISCOVER_PROBE_TIMEOUT,
 )
@@ -174,6 +175,7 @@ async def open_peer(
     probe_timeout: float = DISCOVER_PROBE_TIMEOUT,
     max_handlers: int = DEFAULT_MAX_HANDLERS,
     max_queued: int = DEFAULT_MAX_QUEUED_REQUESTS,
+    max_held_bytes: int = DEFAULT_MAX_HELD_BYTES,
     drain: float = DEFAULT_DRAIN_SECONDS,
     expose_errors: bool = False,
     on_event: EventHandler | None = None,
@@ -196,6 +198,7 @@ async def open_peer(
         probe_timeout: Seconds of silence after which a server counts as legacy.
         max_handlers: As for `Peer`.
         max_queued: As for `Peer`.
+        max_held_bytes: As for `Peer`.
         drain: As for `Peer`.
         expose_errors: As for `Peer`.
         on_event: As for `Peer` and `open_channel`.
@@ -220,6 +223,7 @@ async def open_peer(
             router,
             max_handlers=max_handlers,
             max_queued=max_queued,
+            max_held_bytes=max_held_bytes,
             drain=drain,
             expose_errors=expose_errors,
             on_event=on_event,

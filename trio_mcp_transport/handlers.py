@@ -15,12 +15,20 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 import trio
-from msgspec import UNSET
+from msgspec import UNSET, Raw
 
 from .abc import ChannelBroken, MessageChannel
 from .conversation import Call
 from .errors import MessageTooLarge, RpcError
-from .jsonrpc import ErrorCode, ErrorObject, ErrorResponse, Request, RequestId, Response
+from .jsonrpc import (
+    ErrorCode,
+    ErrorObject,
+    ErrorResponse,
+    Notification,
+    Request,
+    RequestId,
+    Response,
+)
 
 __all__ = [
     "ENCODE_FAULTS",
@@ -30,6 +38,7 @@ __all__ = [
     "PeerErrorCode",
     "Reporter",
     "error_object",
+    "held_bytes",
     "lone_exception",
 ]
 
@@ -50,7 +59,8 @@ class PeerErrorCode(enum.IntEnum):
     range". These are the numbers of their cousins in HTTP.
     """
 
-    #: As many requests as are allowed are being handled, and as many are waiting.
+    #: As many requests as are allowed are being handled, and as many are waiting; or what
+    #: they hold is as much as is allowed.
     TOO_MANY_REQUESTS = 429
     #: The handler did not finish within the deadline that its method has.
     HANDLER_TIMEOUT = 504
@@ -59,12 +69,13 @@ class PeerErrorCode(enum.IntEnum):
 class _Incoming:
     """A request that is being handled or waits for it."""
 
-    __slots__ = ("call", "id", "method", "scope")
+    __slots__ = ("call", "id", "method", "scope", "size")
 
-    def __init__(self, request: Request, call: Call) -> None:
+    def __init__(self, request: Request, call: Call, size: int) -> None:
         self.id = request.id
         self.method = request.method
         self.call = call
+        self.size = size
         self.scope = trio.CancelScope()
 
 
@@ -76,11 +87,13 @@ class Handlers:
         max_handlers: Requests that are handled at a time.
         max_queued: Requests that wait for a handler.
         max_notifications: Notifications that wait for their handlers.
+        max_bytes: What all of them may hold.
         expose_errors: Whether the text of a handler's exception goes out.
         reporter: Where faults go.
 
     Attributes:
         running: Requests that are being handled.
+        held: Bytes of what is being handled or waits for it.
         ending: Whether the conversation is over: handlers may fail to send.
     """
 
@@ -91,6 +104,7 @@ class Handlers:
         max_handlers: int,
         max_queued: int,
         max_notifications: int,
+        max_bytes: int,
         expose_errors: bool,
         reporter: Reporter,
     ) -> None:
@@ -98,15 +112,16 @@ class Handlers:
         self._max_handlers = max_handlers
         self._max_queued = max_queued
         self._max_notifications = max_notifications
+        self._max_bytes = max_bytes
         self._expose_errors = expose_errors
         self._report = reporter
         self._nursery: trio.Nursery | None = None
         self._by_id: dict[RequestId, _Incoming] = {}
         self._waiting: deque[_Incoming] = deque()
-        self._notifications: deque[Callable[[], Awaitable[object]]] = deque()
+        self._notifications: deque[tuple[Callable[[], Awaitable[object]], int]] = deque()
         self._notifying = False
         self._idle: trio.Event | None = None
-        self.running = 0
+        self.running = self.held = 0
         self.ending = False
 
     @property
@@ -114,10 +129,11 @@ class Handlers:
         """Requests that wait for a handler."""
         return len(self._waiting)
 
-    @property
-    def is_full(self) -> bool:
-        """Whether the next request must be refused."""
-        return self.running >= self._max_handlers and len(self._waiting) >= self._max_queued
+    def has_room(self, size: int) -> bool:
+        """Whether one more request may come in; by its bytes, one always may."""
+        if self.running >= self._max_handlers and len(self._waiting) >= self._max_queued:
+            return False
+        return not self.held or self.held + size <= self._max_bytes
 
     def __contains__(self, request_id: RequestId) -> bool:
         return request_id in self._by_id
@@ -128,9 +144,10 @@ class Handlers:
 
     # -- from the reader; nothing here waits -----------------------------------------
 
-    def add(self, request: Request, call: Call) -> None:
+    def add(self, request: Request, call: Call, size: int) -> None:
         """Handle a request, now or when there is a free handler."""
-        incoming = self._by_id[request.id] = _Incoming(request, call)
+        incoming = self._by_id[request.id] = _Incoming(request, call, size)
+        self.held += size
         if self.running >= self._max_handlers:
             self._waiting.append(incoming)
         else:
@@ -145,14 +162,17 @@ class Handlers:
         incoming.scope.cancel()
         if incoming in self._waiting:
             self._waiting.remove(incoming)
-            del self._by_id[request_id]
+            self._forget(incoming)
         return True
 
-    def add_notification(self, work: Callable[[], Awaitable[object]]) -> bool:
+    def add_notification(self, work: Callable[[], Awaitable[object]], size: int) -> bool:
         """Run this after the notifications that came before; False when there is no room."""
         if len(self._notifications) >= self._max_notifications:
             return False
-        self._notifications.append(work)
+        if self.held and self.held + size > self._max_bytes:
+            return False
+        self._notifications.append((work, size))
+        self.held += size
         if not self._notifying:
             assert self._nursery is not None
             self._notifying = True
@@ -189,7 +209,9 @@ class Handlers:
     async def _run_notifications(self) -> None:
         """Run notification handlers, one after the other; ends when none is left."""
         while self._notifications:
-            await self.guard(self._notifications.popleft(), "a notification's handler")
+            work, size = self._notifications.popleft()
+            await self.guard(work, "a notification's handler")
+            self.held -= size
         self._notifying = False
         self._note_idle()
 
@@ -208,12 +230,16 @@ class Handlers:
             error = lone_exception(group)
             self._report("handler.failed", f"{incoming.method!r}, cancelled, failed", error)
         finally:
-            del self._by_id[incoming.id]
+            self._forget(incoming)
             self.running -= 1
             if self._waiting:
                 self._start(self._waiting.popleft())
             elif not self.running:
                 self._note_idle()
+
+    def _forget(self, incoming: _Incoming) -> None:
+        del self._by_id[incoming.id]
+        self.held -= incoming.size
 
     def _note_idle(self) -> None:
         if self._idle is not None and not self.running and not self._notifying:
@@ -280,6 +306,15 @@ class Handlers:
             await self._channel.send(ErrorResponse(incoming.id, error))
         except (*GONE, MessageTooLarge):
             pass  # not even a text as short as this one is allowed
+
+
+def held_bytes(message: Request | Notification) -> int:
+    """About how many bytes a message holds on to until its handler is done."""
+    params = message.params
+    size = memoryview(params).nbytes if type(params) is Raw else 0
+    if type(message) is Request and type(message.id) is str:
+        size += len(message.id)
+    return size + len(message.method)
 
 
 def lone_exception(error: BaseException) -> BaseException:

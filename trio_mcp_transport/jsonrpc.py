@@ -258,6 +258,9 @@ def decode_message(data: bytes, *, max_depth: int = MAX_NESTING_DEPTH) -> Messag
     encoded_size = len(_encode(envelope)) if size < _LARGE_BYTES else _large_size(envelope)
     if encoded_size != size and encoded_size != len(data.rstrip()):
         _refuse_duplicate_keys(data, envelope)
+        if encoded_size < size // 2:
+            # White space or unknown members: not to be held on to for the sake of the rest.
+            envelope = _decode_envelope(_encode(envelope))
     # The kind is decided by the top-level keys alone. The three sound shapes come first;
     # what is left over is told apart only to say what is wrong with it.
     id_, method, result = envelope.id, envelope.method, envelope.result

@@ -20,6 +20,7 @@ __all__ = [
     "DEFAULT_DRAIN_SECONDS",
     "DEFAULT_MAX_CONNECTIONS",
     "DEFAULT_MAX_HANDLERS",
+    "DEFAULT_MAX_HELD_BYTES",
     "DEFAULT_MAX_MESSAGE_BYTES",
     "DEFAULT_MAX_QUEUED_NOTIFICATIONS",
     "DEFAULT_MAX_QUEUED_REQUESTS",
@@ -74,12 +75,14 @@ MAX_CANCELLED_CLOSE_SECONDS = 2.0
 CHILD_STDERR_TAIL_BYTES = 8 * 1024
 #: Connections of one listener at a time; each may hold one message and one outbox.
 DEFAULT_MAX_CONNECTIONS = 1000
-#: Handlers of one peer at a time. One handler may hold one message's worth of memory;
-#: more than this from one client waits in a queue.
+#: Handlers of one peer at a time; more than this from one client waits in a queue.
 DEFAULT_MAX_HANDLERS = 100
-#: Requests of one peer that wait for a handler. Beyond it they are refused with an error,
-#: so that a flood costs at most this many decoded envelopes.
+#: Requests of one peer that wait for a handler; beyond it they are refused with an error.
+#: What they hold has a bound of its own, as one may be as large as a message.
 DEFAULT_MAX_QUEUED_REQUESTS = 1000
+#: Bytes of params that one peer's requests and notifications hold while they are handled
+#: or wait for it: four of the largest messages, or 64 KB for each of 1,000 in the queue.
+DEFAULT_MAX_HELD_BYTES = 64 * 1024 * 1024
 #: Notifications of one peer that wait for their handlers, which run one after another.
 DEFAULT_MAX_QUEUED_NOTIFICATIONS = 1000
 #: Seconds that running handlers get to finish after the peer's EOF.

@@ -39,6 +39,7 @@ from .handlers import (
     Handlers,
     PeerErrorCode,
     error_object,
+    held_bytes,
     lone_exception,
 )
 from .jsonrpc import (
@@ -54,6 +55,7 @@ from .jsonrpc import (
 from .limits import (
     DEFAULT_DRAIN_SECONDS,
     DEFAULT_MAX_HANDLERS,
+    DEFAULT_MAX_HELD_BYTES,
     DEFAULT_MAX_QUEUED_NOTIFICATIONS,
     DEFAULT_MAX_QUEUED_REQUESTS,
     DEFAULT_MAX_REQUEST_TIMEOUT,
@@ -79,6 +81,7 @@ class PeerStatistics(msgspec.Struct, frozen=True, kw_only=True):
         requests_pending: Sent requests without an answer, now.
         handlers_running: Handlers, now.
         handlers_waiting: Requests that wait for a handler, now.
+        handlers_bytes: What these and the notifications in work hold, now.
         answers_late: Answers to requests that had been given up.
         answers_unknown: Answers to nothing that was asked.
         progress_dropped: Progress that did not rise, or was nobody's.
@@ -92,6 +95,7 @@ class PeerStatistics(msgspec.Struct, frozen=True, kw_only=True):
     requests_pending: int
     handlers_running: int
     handlers_waiting: int
+    handlers_bytes: int
     answers_late: int
     answers_unknown: int
     progress_dropped: int
@@ -119,6 +123,9 @@ class Peer:
         max_handlers: Requests that are handled at a time.
         max_queued: Requests that wait for a handler; more are refused at once with
             `PeerErrorCode.TOO_MANY_REQUESTS`.
+        max_held_bytes: What the requests and notifications in work or waiting may hold in
+            all. Beyond it requests are refused likewise and notifications dropped; one
+            message may always come in, however large.
         drain: Seconds that handlers may run on after the other side's end.
         expose_errors: Whether the text of a handler's exception goes out in the answer.
         on_event: Gets the faults that no caller sees; without one they are logged:
@@ -135,12 +142,15 @@ class Peer:
         request_timeout: float | None = None,
         max_handlers: int = DEFAULT_MAX_HANDLERS,
         max_queued: int = DEFAULT_MAX_QUEUED_REQUESTS,
+        max_held_bytes: int = DEFAULT_MAX_HELD_BYTES,
         drain: float = DEFAULT_DRAIN_SECONDS,
         expose_errors: bool = False,
         on_event: EventHandler | None = None,
     ) -> None:
-        if max_handlers < 1 or max_queued < 0:
-            raise ValueError("max_handlers must be at least 1, max_queued at least 0")
+        if max_handlers < 1 or max_queued < 0 or max_held_bytes < 1:
+            raise ValueError(
+                "max_handlers and max_held_bytes must be at least 1, max_queued at least 0"
+            )
         if request_timeout is None:
             request_timeout = channel.options.request_timeout
         self.channel = channel
@@ -155,6 +165,7 @@ class Peer:
             max_handlers=max_handlers,
             max_queued=max_queued,
             max_notifications=DEFAULT_MAX_QUEUED_NOTIFICATIONS,
+            max_bytes=max_held_bytes,
             expose_errors=expose_errors,
             reporter=self.report,
         )
@@ -234,6 +245,7 @@ class Peer:
             requests_pending=len(self._outgoing),
             handlers_running=self._handlers.running,
             handlers_waiting=self._handlers.waiting,
+            handlers_bytes=self._handlers.held,
             answers_late=self._outgoing.late,
             answers_unknown=self._outgoing.unknown,
             progress_dropped=self._outgoing.progress_dropped,
@@ -451,9 +463,6 @@ class Peer:
             self._refused += 1
             self.report("request.refused", f"the server sent a request: {request.method[:100]!r}")
             return
-        if self._handlers.is_full:
-            self._refuse(request, PeerErrorCode.TOO_MANY_REQUESTS, "Too many requests")
-            return
         if self.conversation is None:
             # A legacy client answers pings, whatever else it can do.
             if request.method == "ping" and negotiated is not None:
@@ -468,6 +477,10 @@ class Peer:
         except ENCODE_FAULTS as error:
             self._refuse(request, ErrorCode.INVALID_PARAMS, f"params are no JSON: {error}")
             return
+        size = held_bytes(request)
+        if not self._handlers.has_room(size):
+            self._refuse(request, PeerErrorCode.TOO_MANY_REQUESTS, "Too many requests")
+            return
         try:
             call = self.conversation.receive_request(request)
         except RpcError as error:
@@ -477,7 +490,7 @@ class Peer:
             self.report("handler.failed", f"accepting {request.method[:100]!r} failed", error)
             self._refuse(request, ErrorCode.INTERNAL_ERROR, INTERNAL_ERROR.message)
         else:
-            self._handlers.add(request, call)
+            self._handlers.add(request, call, size)
 
     def _refuse(self, request: Request, code: int, message: str) -> None:
         self._refused += 1
@@ -513,7 +526,7 @@ class Peer:
         except Exception as error:
             self.report("handler.failed", f"accepting {method[:100]!r} failed", error)
             return
-        if work is not None and not self._handlers.add_notification(work):
+        if work is not None and not self._handlers.add_notification(work, held_bytes(notification)):
             self._notifications_dropped += 1
             self.report("notification.dropped", f"no room for {method[:100]!r}: handlers are slow")
 

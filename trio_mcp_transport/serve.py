@@ -21,6 +21,7 @@ from .limits import (
     DEFAULT_DRAIN_SECONDS,
     DEFAULT_MAX_CONNECTIONS,
     DEFAULT_MAX_HANDLERS,
+    DEFAULT_MAX_HELD_BYTES,
     DEFAULT_MAX_QUEUED_REQUESTS,
 )
 from .peer import Peer
@@ -137,6 +138,7 @@ async def serve_peers(
     *endpoints: EndpointSpec,
     max_handlers: int = DEFAULT_MAX_HANDLERS,
     max_queued: int = DEFAULT_MAX_QUEUED_REQUESTS,
+    max_held_bytes: int = DEFAULT_MAX_HELD_BYTES,
     expose_errors: bool = False,
     on_event: EventHandler | None = None,
     stop: trio.Event | None = None,
@@ -154,6 +156,7 @@ async def serve_peers(
         endpoints: Where to listen, at least one.
         max_handlers: Requests of one peer that are handled at a time, as for `Peer`.
         max_queued: As for `Peer`.
+        max_held_bytes: As for `Peer`.
         expose_errors: As for `Peer`.
         on_event: As for `Peer` and `serve_channels`.
         stop: As for `serve_channels`.
@@ -173,6 +176,7 @@ async def serve_peers(
             router,
             max_handlers=max_handlers,
             max_queued=max_queued,
+            max_held_bytes=max_held_bytes,
             drain=drain,
             expose_errors=expose_errors,
             on_event=on_event,
