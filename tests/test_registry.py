@@ -11,12 +11,10 @@ import trio
 from echo_endpoints import echo
 from fake_transport import Fake, FakeEndpoint, parse_fake
 
-from trio_mcp_transport.abc import (
-    EventHandler,
-    MessageListener,
-)
+from trio_mcp_transport.abc import EventHandler, MessageChannel, MessageListener
 from trio_mcp_transport.connect import open_channel
 from trio_mcp_transport.endpoint_schemes import read_endpoint, transport_names
+from trio_mcp_transport.endpoints import Endpoint, ProcessEndpoint, TcpEndpoint
 from trio_mcp_transport.errors import ConfigurationError, ConnectFailed
 from trio_mcp_transport.registry import register_transport
 from trio_mcp_transport.serve import serve_channels
@@ -54,6 +52,34 @@ async def test_a_transport_that_only_listens_or_only_connects_says_so(fake: Fake
                 pytest.fail("it cannot be open")
         with pytest.raises(ConnectFailed, match="in use"):
             await serve_channels(echo, "deaf:x")
+
+
+async def test_an_endpoint_derived_from_another_transports_goes_to_its_own() -> None:
+    class TunnelEndpoint(TcpEndpoint, frozen=True):
+        scheme = "tunnel"
+
+    class RemoteEndpoint(ProcessEndpoint, frozen=True):
+        scheme = "remote"
+
+    async def connect(
+        nursery: trio.Nursery, endpoint: Endpoint, on_event: EventHandler | None
+    ) -> MessageChannel:
+        await trio.lowlevel.checkpoint()
+        raise ConnectFailed(f"{endpoint.scheme} connects itself")
+
+    def parse(target: str, parameters: Mapping[str, object]) -> Endpoint:
+        raise AssertionError("the endpoints are objects")
+
+    with (
+        register_transport("tunnel", parse, connect, None),
+        register_transport("remote", parse, connect, None),
+    ):
+        for endpoint in (TunnelEndpoint(host="h", port=1), RemoteEndpoint(command=("true",))):
+            with pytest.raises(ConnectFailed, match=f"{endpoint.scheme} connects itself"):
+                async with open_channel(endpoint):
+                    pytest.fail("it cannot be open")
+            with pytest.raises(ConfigurationError, match="no transport can listen"):
+                await serve_channels(echo, endpoint)
 
 
 def test_a_registration_ends_with_its_block_and_can_be_ended_twice(fake: Fake) -> None:

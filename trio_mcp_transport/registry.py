@@ -9,7 +9,8 @@ than importing Trio; how endpoints are parsed is registered one row further down
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Self, TypeAlias, TypedDict, TypeVar, cast
+from importlib import import_module
+from typing import NamedTuple, Self, TypeAlias, TypedDict, TypeGuard, TypeVar, cast
 
 import msgspec
 import trio
@@ -17,14 +18,7 @@ import trio
 from .abc import EventHandler, MessageChannel, MessageListener
 from .endpoint_parser import EndpointSpec, parse_endpoint
 from .endpoint_schemes import register_scheme, unregister_scheme
-from .endpoints import (
-    Endpoint,
-    MemoryEndpoint,
-    ProcessEndpoint,
-    StdioEndpoint,
-    TcpEndpoint,
-    UnixEndpoint,
-)
+from .endpoints import Endpoint, ProcessEndpoint
 from .errors import ConfigurationError
 from .limits import Framing, WhenFull
 
@@ -67,8 +61,32 @@ class ChannelOverrides(TypedDict, total=False):
     request_timeout: float
 
 
-_connectors: dict[str, ConnectFunction[Endpoint] | None] = {}
-_listeners: dict[str, ListenFunction[Endpoint] | None] = {}
+class _Transport(NamedTuple):
+    connect: ConnectFunction[Endpoint] | None
+    listen: ListenFunction[Endpoint] | None
+
+
+#: By scheme. Those of this package are the names of modules, imported when they are used.
+_transports: dict[str, _Transport | str] = {
+    "memory": ".transports.memory",
+    "stdio": ".transports.stdio",
+    "tcp": ".transports.tcp",
+    "unix": ".transports.unix",
+}
+
+
+def _find(scheme: str) -> _Transport:
+    found = _transports.get(scheme, _Transport(None, None))
+    if isinstance(found, str):
+        module = import_module(found, __package__)
+        return _Transport(module.connect, module.listen)
+    return found
+
+
+def _is_child(endpoint: Endpoint) -> TypeGuard[ProcessEndpoint]:
+    # It shares the scheme with this process's own stdio, is only connected to, and has a
+    # parameter of its own. Another transport's endpoint may derive from its.
+    return isinstance(endpoint, ProcessEndpoint) and endpoint.scheme == "stdio"
 
 
 class TransportRegistration:
@@ -87,7 +105,7 @@ class TransportRegistration:
         if self._active:
             self._active = False
             unregister_scheme(self.scheme)
-            del _connectors[self.scheme], _listeners[self.scheme]
+            del _transports[self.scheme]
 
     def __enter__(self) -> Self:
         return self
@@ -125,8 +143,10 @@ def register_transport(
     """
     register_scheme(scheme, parse)
     # Only endpoints of that scheme come here, and `parse` made them.
-    _connectors[scheme] = cast("ConnectFunction[Endpoint] | None", connect)
-    _listeners[scheme] = cast("ListenFunction[Endpoint] | None", listen)
+    _transports[scheme] = _Transport(
+        cast("ConnectFunction[Endpoint] | None", connect),
+        cast("ListenFunction[Endpoint] | None", listen),
+    )
     return TransportRegistration(scheme)
 
 
@@ -142,32 +162,13 @@ async def connect_endpoint(
         ConfigurationError: Its transport cannot connect, or has no use for `on_stderr`.
         ConnectFailed: There is no connection.
     """
-    if on_stderr is not None and not isinstance(endpoint, ProcessEndpoint):
+    if _is_child(endpoint):
+        from .transports.process import connect_process
+
+        return await connect_process(nursery, endpoint, on_event=on_event, on_stderr=on_stderr)
+    if on_stderr is not None:
         raise ConfigurationError(f"on_stderr is for child processes, not for {endpoint.label}")
-    match endpoint:
-        case StdioEndpoint():
-            from .transports import stdio
-
-            return await stdio.connect(nursery, endpoint, on_event)
-        case ProcessEndpoint():
-            from .transports import process
-
-            return await process.connect_process(
-                nursery, endpoint, on_event=on_event, on_stderr=on_stderr
-            )
-        case MemoryEndpoint():
-            from .transports import memory
-
-            return await memory.connect(nursery, endpoint, on_event)
-        case TcpEndpoint():
-            from .transports import tcp
-
-            return await tcp.connect(nursery, endpoint, on_event)
-        case UnixEndpoint():
-            from .transports import unix
-
-            return await unix.connect(nursery, endpoint, on_event)
-    connect = _connectors.get(endpoint.scheme)
+    connect = _find(endpoint.scheme).connect
     if connect is None:
         raise ConfigurationError(f"no transport can connect to {endpoint.label}")
     return await connect(nursery, endpoint, on_event)
@@ -180,29 +181,12 @@ async def listen_endpoint(endpoint: Endpoint, on_event: EventHandler | None) -> 
         ConfigurationError: Its transport cannot listen.
         ConnectFailed: The endpoint cannot be listened at.
     """
-    match endpoint:
-        case StdioEndpoint():
-            from .transports import stdio
-
-            return await stdio.listen(endpoint, on_event)
-        case ProcessEndpoint():
-            raise ConfigurationError(
-                f"{endpoint.label}: a child process is connected to; to be served over stdio,"
-                " listen on 'stdio:' inside of it"
-            )
-        case MemoryEndpoint():
-            from .transports import memory
-
-            return await memory.listen(endpoint, on_event)
-        case TcpEndpoint():
-            from .transports import tcp
-
-            return await tcp.listen(endpoint, on_event)
-        case UnixEndpoint():
-            from .transports import unix
-
-            return await unix.listen(endpoint, on_event)
-    listen = _listeners.get(endpoint.scheme)
+    if _is_child(endpoint):
+        raise ConfigurationError(
+            f"{endpoint.label}: a child process is connected to; to be served over stdio,"
+            " listen on 'stdio:' inside of it"
+        )
+    listen = _find(endpoint.scheme).listen
     if listen is None:
         raise ConfigurationError(f"no transport can listen at {endpoint.label}")
     return await listen(endpoint, on_event)

@@ -34,7 +34,6 @@ from trio_mcp_transport import (
     open_channel,
     run_with_restarts,
 )
-from trio_mcp_transport.transports import process
 from trio_mcp_transport.transports.process import (
     child_environment,
     connect_process,
@@ -428,11 +427,3 @@ async def test_a_server_that_dies_is_started_again(tmp_path: Path) -> None:
     assert answer == Request(2, "ping")
     assert [event.name for event in events] == ["connection.restarting"] * 2
     assert counter.read_text().count("x") == 3
-
-
-async def test_connect_is_the_registered_form(nursery: trio.Nursery) -> None:
-    with trio.fail_after(30):
-        channel = await process.connect(nursery, ProcessEndpoint(command=("cat",)), None)
-        await channel.send(Request(1, "ping"))
-        assert await channel.receive() == Request(1, "ping")
-        await channel.aclose()

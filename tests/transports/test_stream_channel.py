@@ -26,7 +26,7 @@ from trio_mcp_transport.jsonrpc import (
 )
 from trio_mcp_transport.limits import ChannelOptions
 from trio_mcp_transport.testing import FaultyStream, stall_after
-from trio_mcp_transport.transports import process
+from trio_mcp_transport.transports.process import connect_process
 from trio_mcp_transport.transports.stream_channel import StreamChannel
 
 
@@ -62,7 +62,7 @@ async def test_a_child_is_connecting_until_it_writes(nursery: trio.Nursery) -> N
     program = "import sys; print(sys.stdin.readline(), end='', flush=True); sys.stdin.read()"
     endpoint = ProcessEndpoint(command=(sys.executable, "-c", program))
     with trio.fail_after(60):
-        channel = await process.connect(nursery, endpoint)
+        channel = await connect_process(nursery, endpoint)
         states = [channel.state]
         await channel.send(Notification("n"))
         assert await channel.receive() == Notification("n")

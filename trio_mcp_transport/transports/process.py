@@ -1,6 +1,6 @@
 """An MCP server as a child process, spoken to over its stdin and stdout.
 
-`connect` starts the process that a `ProcessEndpoint` describes and makes a channel of it;
+`connect_process` starts the process that a `ProcessEndpoint` describes and makes a channel of it;
 `child` owns and ends it. Here stands what the two mean for whoever uses the channel:
 
 * What the child wrote before it died is delivered first. Then a child that exited with
@@ -30,13 +30,13 @@ from pathlib import Path
 
 import trio
 
-from ..abc import ChannelContext, ConnectionLost, EventHandler, MessageChannel
+from ..abc import ChannelContext, ConnectionLost, EventHandler
 from ..endpoints import ProcessEndpoint
 from ..errors import ConfigurationError, ConnectFailed
 from .child import Child, ChildCommand
 from .stream_channel import StreamChannel
 
-__all__ = ["ProcessStream", "child_environment", "connect", "connect_process"]
+__all__ = ["ProcessStream", "child_environment", "connect_process"]
 
 #: How long the exit status of a child whose pipes have ended may take. A process closes
 #: its files before its parent is told, usually by less than a millisecond.
@@ -111,7 +111,7 @@ def child_environment(endpoint: ProcessEndpoint, parent: Mapping[str, str]) -> d
 
 
 class ProcessStream(trio.abc.HalfCloseableStream):
-    """A child's stdin to write to and its stdout to read from. Made by `connect`.
+    """A child's stdin to write to and its stdout to read from. Made by `connect_process`.
 
     Must be closed with `aclose`; one that is merely dropped has its process group killed,
     with a ResourceWarning.
@@ -314,13 +314,6 @@ def _how(exit_status: int | None) -> str:
         return f" (killed by {signal.Signals(-exit_status).name})"
     except ValueError:  # a real-time signal
         return f" (killed by signal {-exit_status})"
-
-
-async def connect(
-    nursery: trio.Nursery, endpoint: ProcessEndpoint, on_event: EventHandler | None = None
-) -> MessageChannel:
-    """Start a child process and make a channel of it: as `connect_process`."""
-    return await connect_process(nursery, endpoint, on_event=on_event)
 
 
 async def connect_process(
