@@ -20,7 +20,7 @@ from trio_mcp_transport.jsonrpc import (
     Request,
     Response,
 )
-from trio_mcp_transport.peer import Peer
+from trio_mcp_transport.peer import Peer, PeerErrorCode
 from trio_mcp_transport.router import Router
 from trio_mcp_transport.transports.memory import memory_channel_pair
 from trio_mcp_transport.transports.stream_channel import StreamChannel
@@ -225,6 +225,57 @@ async def test_a_peer_that_is_about_to_stop_waits_for_its_handlers() -> None:
         await trio.testing.wait_all_tasks_blocked()
         assert len(nursery.child_tasks) == 0
         assert await other.channel.receive() == Response(1, {"id": 1})
+
+
+async def test_a_peer_that_stops_refuses_new_requests_and_ends_though_its_client_goes_on(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    router, gate = gated()
+    ours, theirs = memory_channel_pair()
+    stop = trio.Event()
+    async with theirs, trio.open_nursery() as nursery:
+        nursery.start_soon(Peer(ours, router).run, stop)
+        await theirs.send(Request(1, "wait"))
+        await trio.testing.wait_all_tasks_blocked()
+        start = trio.current_time()
+        stop.set()
+        await trio.testing.wait_all_tasks_blocked()
+        for method in ("wait", "nothing", "subscriptions/listen"):
+            await theirs.send(Request(2, method))
+            answer = await theirs.receive()
+            assert isinstance(answer, ErrorResponse)
+            assert (answer.id, answer.error.code) == (2, PeerErrorCode.SHUTTING_DOWN)
+        gate.open.set()
+        assert await theirs.receive() == Response(1, {"id": 1})
+        with pytest.raises(trio.EndOfChannel):
+            await theirs.receive()
+    assert trio.current_time() == start
+
+
+@pytest.mark.parametrize("who", ["this side", "the other side"])
+async def test_handlers_that_are_cut_off_after_the_drain_are_reported(
+    autojump_clock: trio.testing.MockClock, who: str
+) -> None:
+    router, gate = gated()
+    ours, theirs = memory_channel_pair()
+    stop = trio.Event()
+    events: list[ChannelEvent] = []
+    async with theirs, trio.open_nursery() as nursery:
+        peer = Peer(ours, router, max_handlers=1, drain=3, on_event=events.append)
+        nursery.start_soon(peer.run, stop)
+        await theirs.send(Request(1, "wait"))
+        await theirs.send(Request(2, "wait"))
+        await trio.testing.wait_all_tasks_blocked()
+        start = trio.current_time()
+        if who == "this side":
+            stop.set()
+        else:
+            await theirs.send_eof()
+        await peer.wait_closed()
+        assert trio.current_time() - start == 3
+        assert gate.cancelled == [1]
+    assert [event.name for event in events] == ["drain.expired"]
+    assert "2 handlers were not done within 3 s" in events[0].message
 
 
 def test_a_peer_has_at_least_one_handler() -> None:

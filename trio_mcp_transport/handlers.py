@@ -62,6 +62,8 @@ class PeerErrorCode(enum.IntEnum):
     #: As many requests as are allowed are being handled, and as many are waiting; or what
     #: they hold is as much as is allowed.
     TOO_MANY_REQUESTS = 429
+    #: This side is about to end and finishes only what it has begun.
+    SHUTTING_DOWN = 503
     #: The handler did not finish within the deadline that its method has.
     HANDLER_TIMEOUT = 504
 
@@ -187,12 +189,16 @@ class Handlers:
             incoming.scope.cancel()
 
     async def drain(self, seconds: float) -> None:
-        """Wait until nothing is left to do, at most so long."""
+        """Wait until nothing is left to do, at most so long; report what is left then."""
         if self.running or self._notifying:
             if self._idle is None or self._idle.is_set():  # else somebody waits for it as well
                 self._idle = trio.Event()
-            with trio.move_on_after(seconds):
+            with trio.move_on_after(seconds) as patience:
                 await self._idle.wait()
+            if patience.cancelled_caught:
+                count = len(self._by_id) + self._notifying + len(self._notifications)
+                message = f"{count} handlers were not done within {seconds:g} s and are cut off"
+                self._report("drain.expired", message, None)
 
     async def guard(self, work: Callable[[], Awaitable[object]], what: str) -> None:
         """Run something whose exceptions are reported, not raised."""

@@ -126,12 +126,13 @@ class Peer:
         max_held_bytes: What the requests and notifications in work or waiting may hold in
             all. Beyond it requests are refused likewise and notifications dropped; one
             message may always come in, however large.
-        drain: Seconds that handlers may run on after the other side's end.
+        drain: Seconds that handlers may run on after the other side's end, or after the
+            beginning of this side's.
         expose_errors: Whether the text of a handler's exception goes out in the answer.
         on_event: Gets the faults that no caller sees; without one they are logged:
             ``handler.failed``, ``answer.late``, ``answer.unknown``,
             ``answer.dropped``, ``notification.dropped``, ``request.refused``,
-            ``callback.failed``.
+            ``callback.failed``, ``drain.expired``.
     """
 
     def __init__(
@@ -170,6 +171,7 @@ class Peer:
             reporter=self.report,
         )
         self._end: Exception | None = None
+        self._draining = False
         self._closed = trio.Event()
         self._manager = trio.open_nursery()
         self._nursery: trio.Nursery | None = None
@@ -215,13 +217,19 @@ class Peer:
                 if exc is None:
                     raise
 
-    async def run(self) -> None:
+    async def run(self, stop: trio.Event | None = None) -> None:
         """Serve until the other side's EOF; then finish the handlers and close the channel.
+
+        Args:
+            stop: Once it is set, this side ends likewise: see `drain`.
 
         Raises:
             ChannelBroken: The channel failed.
         """
         async with self:
+            if stop is not None:
+                assert self._nursery is not None
+                self._nursery.start_soon(self._stop_on, stop)
             await self.wait_closed()
         if isinstance(self._end, ChannelBroken) and self.channel.failure is not None:
             raise self._end.again() from self._end
@@ -230,8 +238,20 @@ class Peer:
         """Wait until the conversation has ended, whoever ended it."""
         await self._closed.wait()
 
+    async def _stop_on(self, stop: trio.Event) -> None:
+        await stop.wait()
+        await self.drain()
+        self._handlers.cancel_all()
+        await self.channel.aclose()  # which ends the reader, and that the rest
+
     async def drain(self) -> None:
-        """Before stopping: end subscriptions and let handlers finish, within `drain` seconds."""
+        """Before stopping: let handlers finish what has begun, within `drain` seconds.
+
+        Subscriptions are ended; requests that come from now on are refused with
+        `PeerErrorCode.SHUTTING_DOWN`. What is not done in time is reported as
+        ``drain.expired`` and goes on until the block is left.
+        """
+        self._draining = True
         if self.conversation is not None:
             self.conversation.end()
         await self._handlers.drain(self._drain)
@@ -462,6 +482,9 @@ class Peer:
             # NOT write JSON-RPC requests".
             self._refused += 1
             self.report("request.refused", f"the server sent a request: {request.method[:100]!r}")
+            return
+        if self._draining:
+            self._refuse(request, PeerErrorCode.SHUTTING_DOWN, "Shutting down")
             return
         if self.conversation is None:
             # A legacy client answers pings, whatever else it can do.

@@ -148,8 +148,9 @@ async def serve_peers(
 ) -> None:
     """Listen at endpoints and let the router answer every peer that connects.
 
-    As `serve_channels`, which see for what is not here. Once `stop` is set, a peer is
-    closed as soon as nothing that it asked for is in work.
+    As `serve_channels`, which see for what is not here. Once `stop` is set, a peer's
+    new requests are refused (`PeerErrorCode.SHUTTING_DOWN`), and it is closed as soon as
+    nothing that it asked for is in work.
 
     Args:
         router: What answers requests: a `Router`, usually.
@@ -181,10 +182,7 @@ async def serve_peers(
             expose_errors=expose_errors,
             on_event=on_event,
         )
-        if stop is None:
-            await peer.run()
-        else:
-            await _run_until(stop, peer)
+        await peer.run(stop)
 
     await serve_channels(
         serve_peer,
@@ -195,17 +193,3 @@ async def serve_peers(
         task_status=task_status,
         **options,
     )
-
-
-async def _run_until(stop: trio.Event, peer: Peer) -> None:
-    async def leave() -> None:
-        await stop.wait()
-        await peer.drain()
-        nursery.cancel_scope.cancel()
-
-    async with peer, trio.open_nursery() as nursery:
-        nursery.start_soon(leave)
-        await peer.wait_closed()
-        nursery.cancel_scope.cancel()
-    if (failure := peer.channel.failure) is not None:
-        raise failure.again() from failure

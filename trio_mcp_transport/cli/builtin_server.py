@@ -186,18 +186,18 @@ class BuiltinServer:
         Raises:
             ChannelBroken: The channel failed.
         """
-        async with (
-            Peer(channel, self.router, drain=drain) as peer,
-            trio.open_nursery() as nursery,
-        ):
+        peer = Peer(channel, self.router, drain=drain)
+        failure: ChannelBroken | None = None
+        async with trio.open_nursery() as nursery:
             if self._keepalive is not None:
                 nursery.start_soon(_send_keepalives, peer, self._keepalive)
-            if stop is not None:
-                nursery.start_soon(_finish_on_stop, peer, stop, nursery.cancel_scope)
-            await peer.wait_closed()
+            try:
+                await peer.run(stop)
+            except ChannelBroken as error:
+                failure = error
             nursery.cancel_scope.cancel()
-        if channel.failure is not None:
-            raise channel.failure.again() from channel.failure
+        if failure is not None:  # outside of the nursery, which would wrap it
+            raise failure
 
     # -- tools ------------------------------------------------------------------------
 
@@ -296,12 +296,6 @@ async def _send_keepalives(peer: Peer, seconds: float) -> None:
         while True:
             await peer.notify("notifications/keepalive", {})
             await trio.sleep(seconds)
-
-
-async def _finish_on_stop(peer: Peer, stop: trio.Event, scope: trio.CancelScope) -> None:
-    await stop.wait()
-    await peer.drain()
-    scope.cancel()
 
 
 def _text(text: str, *, is_error: bool = False) -> dict[str, object]:
