@@ -94,7 +94,15 @@ def test_lines_of_any_length_are_handed_out_in_pieces() -> None:
     lines.end()
     lines.end()
     assert "".join(pieces) == "x" * 5 * CHILD_STDERR_TAIL_BYTES + "yz"
-    assert max(map(len, pieces)) <= CHILD_STDERR_TAIL_BYTES + 1
+    assert max(map(len, pieces)) == CHILD_STDERR_TAIL_BYTES
+
+
+def test_a_long_line_that_comes_with_its_end_is_handed_out_in_pieces_too() -> None:
+    pieces: list[str] = []
+    lines = child_stderr.StderrLines(pieces.append)
+    lines.feed(b"x" * (2 * CHILD_STDERR_TAIL_BYTES + 5) + b"\n\nshort\n")
+    sizes = [CHILD_STDERR_TAIL_BYTES, CHILD_STDERR_TAIL_BYTES, 5, 0, 5]
+    assert [len(piece) for piece in pieces] == sizes
 
 
 async def test_closing_takes_the_last_words_that_nobody_has_read_yet() -> None:

@@ -76,12 +76,16 @@ class StderrLines:
 
     def feed(self, data: bytes) -> None:
         """Take bytes. Whatever the callback raises passes through, after the rest of them."""
-        *lines, begun = (self._begun + data).split(b"\n")
-        while len(begun) > CHILD_STDERR_TAIL_BYTES:
-            lines.append(begun[:CHILD_STDERR_TAIL_BYTES])
-            begun = begun[CHILD_STDERR_TAIL_BYTES:]
+        limit = CHILD_STDERR_TAIL_BYTES
+        *ended, begun = (self._begun + data).split(b"\n")
+        pieces: list[bytes] = []
+        for line in ended:
+            pieces += (line[start : start + limit] for start in range(0, len(line) or 1, limit))
+        while len(begun) > limit:
+            pieces.append(begun[:limit])
+            begun = begun[limit:]
         self._begun = begun
-        self._hand_out(lines)
+        self._hand_out(pieces)
 
     def end(self) -> None:
         """Hand out a last line that has no line end."""
