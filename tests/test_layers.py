@@ -35,7 +35,6 @@ HOUSE: list[tuple[tuple[str, ...], bool]] = [
             "peer",
             "pending",
             "restart",
-            "restart",
             "router",
             "serving",
             "subscription",
@@ -48,7 +47,6 @@ HOUSE: list[tuple[tuple[str, ...], bool]] = [
     (
         (
             "endpoint_parser",
-            "endpoint_schemes",
             "endpoint_schemes",
             "endpoint_values",
             "endpoints",

@@ -2,7 +2,7 @@
 
 Called by `endpoint_parser` once any form was brought to that shape. The registry of
 schemes lives here, so that a transport made elsewhere is parsed like one of this package;
-how it connects and listens is registered in `connect`, beside it. Pure: the functions
+how it connects and listens is registered in `registry`. Pure: the functions
 that are registered here must not connect, resolve or read anything.
 """
 
@@ -72,7 +72,7 @@ _VARIABLE = "environment_vars."
 
 
 def register_scheme(scheme: str, parse: ParseFunction) -> None:
-    """Make `parse_endpoint` know a scheme. `connect.register_transport` calls this.
+    """Make `parse_endpoint` know a scheme. `registry.register_transport` calls this.
 
     Raises:
         ConfigurationError: It is no scheme (RFC 3986, section 3.1, in lower case), or

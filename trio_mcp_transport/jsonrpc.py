@@ -6,7 +6,8 @@ adds to msgspec what msgspec leaves out: UTF-8 is checked also where it is skipp
 nesting has a limit, duplicate envelope keys are refused, and the kind of a message is
 decided by its top-level keys alone.
 
-Left out on purpose: the seed's message `priority` and `ttl`, which nothing ever read.
+Left out on purpose: a message's `priority` and time to live, which some implementations
+have and nothing on the wire carries.
 """
 
 from __future__ import annotations

@@ -49,8 +49,8 @@ __all__ = [
 Framing = Literal["newline", "content-length", "length-prefix", "detect"]
 WhenFull = Literal["block", "close"]
 
-#: Largest message by default, both directions. The seeds used 16 MiB and 1 MiB; tool
-#: results carry Base64 images, so the larger one.
+#: Largest message by default, both directions. 1 MiB is common elsewhere, but tool results
+#: carry Base64 images.
 DEFAULT_MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 #: Header block of one Content-Length frame. Real ones are under 100 bytes; 8 KiB is what
 #: nginx and Apache allow for a whole HTTP head.
@@ -60,7 +60,7 @@ MAX_HEADER_BYTES = 8 * 1024
 MAX_NESTING_DEPTH = 128
 #: Messages in one batch (revision 2025-03-26 only); the TypeScript SDK's cap.
 MAX_BATCH_MESSAGES = 100
-#: Bytes that may wait for the wire: the C++ seed's write_queue_max_bytes.
+#: Bytes that may wait for the wire; older configurations call it write_queue_max_bytes.
 DEFAULT_OUTBOX_BYTES = 2 * 1024 * 1024
 #: Error answers and cancels that pass a full outbox; some 1,000 of them.
 CONTROL_LANE_BYTES = 256 * 1024

@@ -1,4 +1,4 @@
-"""Endpoints as the commands take them: from arguments, the seeds' flags, the environment.
+"""Endpoints as the commands take them: from arguments, older flags, the environment.
 
 Also says which of them may be listened at without anybody having to prove who they are.
 """
