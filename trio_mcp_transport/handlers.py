@@ -224,7 +224,8 @@ class Handlers:
     def _start(self, incoming: _Incoming) -> None:
         assert self._nursery is not None
         self.running += 1
-        self._nursery.start_soon(self._handle, incoming)
+        # Trio would put a name together for each task.
+        self._nursery.start_soon(self._handle, incoming, name="trio_mcp_transport handler")
 
     async def _handle(self, incoming: _Incoming) -> None:
         try:

@@ -301,6 +301,16 @@ class NewlineFramer(Framer):
                 ) from error
         return payload + b"\n"
 
+    def send(self, payload: bytes) -> bytes:
+        """The bytes to write for one message. See `Framer.send`."""
+        if (
+            self._sending is _OPEN
+            and len(payload) <= self.max_message_bytes
+            and b"\n" not in payload
+        ):
+            return payload + b"\n"
+        return super().send(payload)
+
     def send_many(self, payloads: Sequence[bytes]) -> bytes:
         """The bytes to write for several messages; as `send` otherwise, all or none."""
         data = b"\n".join([*payloads, b""])
