@@ -28,8 +28,8 @@ __all__ = ["TraceOutput", "add_arguments", "run"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `tap`."""
     parser.epilog = (
-        "Both are connected to, as it cannot listen; the first is the one that asks. In a host's configuration"
-        " `trio-mcp tap stdio: ENDPOINT` takes the place of the server. What passes is shown"
+        "Both are connected to, as it cannot listen; the first is the one that asks. In a"
+        " host's configuration `trio-mcp tap stdio: ENDPOINT` takes the place of the server. What passes is shown"
         " on stdout, or on stderr where stdout is the wire. It is shown in full only with"
         " --full or --json, and may hold secrets."
     )
