@@ -8,7 +8,7 @@ import pytest
 
 from trio_mcp_transport.abc import ChannelEvent
 from trio_mcp_transport.errors import ConnectFailed
-from trio_mcp_transport.reporting import choose_failure, flatten, report
+from trio_mcp_transport.reporting import choose_failure, flatten, lone_exception, report
 
 pytestmark = pytest.mark.connect
 
@@ -34,6 +34,14 @@ def test_one_exception_stands_for_a_group_and_the_other_errors_are_reported(
     assert [(event.name, event.error) for event in events] == [
         ("task.failed", other) for other in reported
     ]
+
+
+def test_groups_of_one_are_taken_off_and_larger_ones_stay() -> None:
+    several = ExceptionGroup("", [FIRST, SECOND])
+    assert lone_exception(FIRST) is FIRST
+    assert lone_exception(ExceptionGroup("", [ExceptionGroup("", [FIRST])])) is FIRST
+    assert lone_exception(BaseExceptionGroup("", [INTERRUPT])) is INTERRUPT
+    assert lone_exception(ExceptionGroup("", [several])) is several
 
 
 def test_a_group_is_flattened_in_order() -> None:

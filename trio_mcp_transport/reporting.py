@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from typing import overload
 
 import trio
 
 from .abc import ChannelEvent, EventHandler
 from .errors import TransportError
 
-__all__ = ["choose_failure", "flatten", "report", "report_task_failure"]
+__all__ = ["choose_failure", "flatten", "lone_exception", "report", "report_task_failure"]
 
 _logger = logging.getLogger("trio_mcp_transport")
 
@@ -51,6 +52,21 @@ def flatten(error: BaseException) -> Iterator[BaseException]:
             yield from flatten(inner)
     else:
         yield error
+
+
+@overload
+def lone_exception(error: Exception) -> Exception: ...
+
+
+@overload
+def lone_exception(error: BaseException) -> BaseException: ...
+
+
+def lone_exception(error: BaseException) -> BaseException:
+    """What a group holds, if that is one exception; else the group, or what was given."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 def choose_failure(error: BaseException, on_event: EventHandler | None) -> BaseException:

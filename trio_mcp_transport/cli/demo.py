@@ -26,6 +26,7 @@ from ..endpoints import (
 from ..errors import RpcError
 from ..installation import features
 from ..peer import Peer
+from ..reporting import lone_exception
 from ..serve import serve_channels
 from .builtin_server import PROMPT_NAME, RESOURCE_URI, BuiltinServer
 from .running import ExitStatus, Shutdown
@@ -162,9 +163,7 @@ async def _try_transport(transport: str, make_endpoint: Callable[[ExitStack], En
             else:
                 round_trip, rate = await _serve_and_talk(endpoint)
     except Exception as error:
-        lone: BaseException = error
-        while isinstance(lone, BaseExceptionGroup) and len(lone.exceptions) == 1:
-            lone = lone.exceptions[0]
+        lone = lone_exception(error)
         return Row(transport, False, None, None, str(lone) or type(lone).__name__)
     return Row(transport, True, round(round_trip * 1e6, 1), round(rate, 1), None)
 

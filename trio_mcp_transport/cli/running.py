@@ -17,6 +17,7 @@ from contextlib import contextmanager
 import trio
 
 from ..errors import ConfigurationError, TransportError
+from ..reporting import lone_exception
 from .terminal import StdoutClosed, tell
 
 __all__ = ["ExitStatus", "Shutdown", "explain", "run", "set_up_logging"]
@@ -116,8 +117,7 @@ async def _watch_signals(
 
 def explain(error: Exception, *, debug: bool) -> int:
     """Tell why a command failed, in one line, and return its exit status."""
-    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
+    error = lone_exception(error)
     if isinstance(error, StdoutClosed):
         return ExitStatus.STDOUT_CLOSED
     if debug and sys.stderr is not None:

@@ -31,7 +31,7 @@ from ..abc import (
 )
 from ..errors import ConnectFailed
 from ..limits import DEFAULT_MAX_CONNECTIONS, ChannelOptions
-from ..reporting import report
+from ..reporting import lone_exception, report
 
 __all__ = [
     "ChannelHandler",
@@ -144,7 +144,7 @@ class ServingListener:
                         # The channel is closed: nothing of it may hold the place any more.
                         nursery.cancel_scope.cancel()
             except* Exception as group:
-                self._report_handler_failure(channel, _unwrap(group))
+                self._report_handler_failure(channel, lone_exception(group))
         finally:
             if channel is not None:
                 self.open_connections -= 1
@@ -374,13 +374,6 @@ def _raise_for(error: OSError) -> NoReturn:
     if error.errno in _ONE_CONNECTION_ERRNOS:
         raise ConnectFailed(f"a connection failed before it was accepted: {error}") from error
     raise error
-
-
-def _unwrap(error: Exception) -> Exception:
-    """The exception inside groups of one: what the handler raised, as far as that is one."""
-    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
 
 
 def _stems_from(error: BaseException | None, cause: BaseException | None) -> bool:
