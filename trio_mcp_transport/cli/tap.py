@@ -29,9 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `tap`."""
     parser.epilog = (
         "Both are connected to, as it cannot listen; the first is the one that asks. In a"
-        " host's configuration `trio-mcp tap stdio: ENDPOINT` takes the place of the server. What passes is shown"
-        " on stdout, or on stderr where stdout is the wire. It is shown in full only with"
-        " --full or --json, and may hold secrets."
+        " host's configuration `trio-mcp tap stdio: ENDPOINT` takes the place of the server."
+        " What passes is shown on stdout, or on stderr where stdout is the wire. It is shown in"
+        " full only with --full or --json, and may hold secrets."
     )
     parser.add_argument("client", metavar="A", help="the side that asks (-->), mostly stdio:")
     parser.add_argument("server", metavar="B", help="the side that answers (<--)")
