@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
@@ -428,6 +429,40 @@ async def test_a_lost_connection_ends_the_iteration_with_its_cause() -> None:
         await server.channel.aclose()
         with pytest.raises(ConnectionLost):
             await anext(changes)
+
+
+async def test_a_client_takes_what_was_agreed_on_and_counts_and_drops_the_rest() -> None:
+    router = Router("server", "1")
+    flood = MAX_SUBSCRIBED_URIS + 50
+
+    @router.method("subscriptions/listen")
+    async def listen(ctx: Context) -> object:
+        tag = functools.partial(tagged, ctx.request.id)
+        # More than was asked for, and less.
+        granted = {"toolsListChanged": True, "resourceSubscriptions": ["a:1", "a:2"]}
+        acknowledged = "notifications/subscriptions/acknowledged"
+        await ctx.peer.notify(acknowledged, tag(notifications=granted))
+        updated = "notifications/resources/updated"
+        for params in (tag(uri="a:1"), tag(uri="a:1/part"), tag(uri="a:11"), tag(uri="a:2"), tag()):
+            await ctx.peer.notify(updated, params)
+        for name in ("tools", "prompts", "weather"):
+            await ctx.peer.notify(f"notifications/{name}/list_changed", tag(uri="x"))
+        for number in range(flood):
+            await ctx.peer.notify(updated, tag(uri=f"a:1/{number}"))
+            await ctx.peer.notify(f"notifications/{number}", tag())
+        return {}
+
+    ours, theirs = memory_channel_pair()
+    async with Peer(theirs, router), Peer(ours) as client:
+        await negotiate(client, client_info=INFO)
+        wanted = Subscription(client, tools=True, prompts=True, resources=["a:1"])
+        async with wanted as changes:
+            await trio.testing.wait_all_tasks_blocked()
+            found = [change async for change in changes]
+    uris = [change.params_as(dict[str, object]).get("uri") for change in found]
+    assert uris[:3] == ["a:1", "a:1/part", "x"]
+    assert len(found) == MAX_SUBSCRIBED_URIS
+    assert changes.dropped == 5 + (3 + flood - MAX_SUBSCRIBED_URIS) + flood
 
 
 async def test_a_subscription_that_is_refused_or_not_acknowledged(

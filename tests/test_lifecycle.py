@@ -13,7 +13,7 @@ from msgspec import Raw
 
 from trio_mcp_transport.abc import ChannelContext, ConnectionLost
 from trio_mcp_transport.context import Context
-from trio_mcp_transport.errors import ConfigurationError, RpcError
+from trio_mcp_transport.errors import ConfigurationError, RequestTimeout, RpcError
 from trio_mcp_transport.jsonrpc import (
     ErrorResponse,
     Message,
@@ -224,6 +224,33 @@ async def test_a_slow_modern_server_is_found_by_its_answer_to_initialize(
             # The same answer over and over must not keep the client busy for ever.
             with pytest.raises(NegotiationFailed, match="circles"):
                 await negotiate(client, client_info=INFO)
+
+
+async def test_a_modern_server_that_was_not_there_for_the_probe_is_probed_once_more(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    ours, theirs = memory_channel_pair()
+    async with trio.open_nursery() as nursery:
+
+        async def start_slowly() -> None:
+            for _ in ("the probe", "its cancellation"):
+                await theirs.receive()
+            await trio.sleep(15)
+            await Peer(theirs, make_server((MODERN,))).run()
+
+        nursery.start_soon(start_slowly)
+        async with Peer(ours) as client:
+            found = await negotiate(client, client_info=INFO)
+            assert (found.era, found.revision) == ("modern", MODERN)
+
+
+async def test_a_server_that_never_answers_is_a_timeout(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    ours, theirs = memory_channel_pair()
+    async with theirs, Peer(ours) as client:
+        with pytest.raises(RequestTimeout, match="initialize"):
+            await negotiate(client, client_info=INFO)
 
 
 async def test_a_server_that_goes_away_is_no_legacy_server() -> None:

@@ -211,6 +211,7 @@ async def open_peer(
         ConnectFailed: As for `open_channel`.
         NegotiationFailed: There is no protocol revision in common.
         InvalidResult: The server's answers make no sense.
+        RequestTimeout: The server did not answer at all.
         ChannelBroken: The server went away while it was negotiated with.
     """
     if era == "none" and (revision, client_info, client_capabilities, log_level) != (None,) * 4:

@@ -34,11 +34,12 @@ __all__ = [
     "ListKind",
     "ModernSubscriber",
     "SubscriptionFilter",
+    "Topic",
 ]
 
 ListKind: TypeAlias = Literal["tools", "prompts", "resources"]
 #: What changed: a list, or the resource with this URI.
-_Topic: TypeAlias = tuple[Literal["list", "resource"], str]
+Topic: TypeAlias = tuple[Literal["list", "resource"], str]
 
 LIST_KINDS: tuple[ListKind, ...] = ("tools", "prompts", "resources")
 
@@ -51,16 +52,16 @@ class SubscriptionFilter(msgspec.Struct, frozen=True, omit_defaults=True):
     resourcesListChanged: bool = False  # ruff: ignore[mixed-case-variable-in-class-scope]
     resourceSubscriptions: list[str] = []  # ruff: ignore[mixed-case-variable-in-class-scope]
 
-    def topics(self) -> set[_Topic]:
+    def topics(self) -> set[Topic]:
         """The same as a set."""
-        found: set[_Topic] = {
+        found: set[Topic] = {
             ("list", kind) for kind in LIST_KINDS if getattr(self, f"{kind}ListChanged")
         }
         found.update(("resource", uri) for uri in self.resourceSubscriptions)
         return found
 
 
-def _notification(topic: _Topic, subscription_id: RequestId | None) -> Notification:
+def _notification(topic: Topic, subscription_id: RequestId | None) -> Notification:
     kind, name = topic
     params: dict[str, object] = {} if kind == "list" else {"uri": name}
     if subscription_id is not None:
@@ -79,15 +80,15 @@ class _Subscriber:
     """Who has yet to be told what."""
 
     def __init__(self) -> None:
-        self.topics: set[_Topic] = set()
-        self.pending: dict[_Topic, None] = {}
+        self.topics: set[Topic] = set()
+        self.pending: dict[Topic, None] = {}
         self.ended = False
 
-    def offer(self, topic: _Topic) -> None:
+    def offer(self, topic: Topic) -> None:
         self.pending[topic] = None
         self.wake()
 
-    def take(self) -> _Topic:
+    def take(self) -> Topic:
         topic = next(iter(self.pending))
         del self.pending[topic]
         return topic
@@ -100,7 +101,7 @@ class Hub:
     """Where a server says what has changed. All of it is synchronous."""
 
     def __init__(self) -> None:
-        self._by_topic: defaultdict[_Topic, dict[_Subscriber, None]] = defaultdict(dict)
+        self._by_topic: defaultdict[Topic, dict[_Subscriber, None]] = defaultdict(dict)
         self._subscribers: dict[_Subscriber, None] = {}
 
     def changed(self, kind: ListKind) -> None:
@@ -128,11 +129,11 @@ class Hub:
         """How many subscriptions there are now: listen requests and legacy connections."""
         return len(self._subscribers)
 
-    def _publish(self, topic: _Topic) -> None:
+    def _publish(self, topic: Topic) -> None:
         for subscriber in self._by_topic.get(topic, ()):
             subscriber.offer(topic)
 
-    def _subscribe(self, subscriber: _Subscriber, topics: Iterable[_Topic]) -> None:
+    def _subscribe(self, subscriber: _Subscriber, topics: Iterable[Topic]) -> None:
         if subscriber.ended:
             return  # nobody would take it out again
         self._subscribers[subscriber] = None
@@ -140,7 +141,7 @@ class Hub:
             subscriber.topics.add(topic)
             self._by_topic[topic][subscriber] = None
 
-    def _unsubscribe(self, subscriber: _Subscriber, topics: Iterable[_Topic]) -> None:
+    def _unsubscribe(self, subscriber: _Subscriber, topics: Iterable[Topic]) -> None:
         for topic in topics:
             subscriber.topics.discard(topic)
             subscriber.pending.pop(topic, None)

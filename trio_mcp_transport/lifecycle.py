@@ -95,7 +95,8 @@ async def negotiate(
         revision: The one revision to accept.
         revisions: The revisions to accept, where `revision` does not say.
         log_level: Least severe log message that a modern server shall send.
-        probe_timeout: Seconds of silence after which a server counts as legacy.
+        probe_timeout: Seconds of silence after which a server counts as legacy, unless its
+            answer to `initialize` says otherwise.
 
     Returns:
         What was agreed on; also in `peer.negotiated`.
@@ -104,6 +105,8 @@ async def negotiate(
         ConfigurationError: An argument names an unknown revision or contradicts another.
         NegotiationFailed: There is no revision in common. The peer is best closed.
         InvalidResult: The answer to `initialize` makes no sense.
+        RequestTimeout: Nothing answered `initialize` either, within the peer's
+            `request_timeout`.
         ChannelBroken: The channel failed or the server went away.
         trio.ClosedResourceError: This side closed the peer.
     """
@@ -116,18 +119,25 @@ async def negotiate(
     client = _Client(peer, dict(client_info), dict(client_capabilities or {}), log_level)
     step = first_step(accepted)
     tried: list[Probe | Initialize] = []
+    unheard: Probe | None = None
     while True:
         if step in tried:
-            raise NegotiationFailed(f"the server goes round in circles about {step}")
-        tried.append(step)
+            # A probe that nobody answered may have come too early, to a server that still
+            # had to be downloaded. Now that it speaks, it is asked once more.
+            if step != unheard:
+                raise NegotiationFailed(f"the server goes round in circles about {step}")
+            unheard = None
         answer: Discovery | RpcError | None
         if isinstance(step, Probe):
             answer = await client.probe(step.revision, probe_timeout)
+            if answer is None and step not in tried:
+                unheard = step
         else:
             try:
                 return await client.initialize(step.revision, accepted)
             except RpcError as error:
                 answer = error
+        tried.append(step)
         following = next_step(step, answer, accepted)
         if isinstance(following, UseModern):
             return client.use_modern(following.revision, answer)

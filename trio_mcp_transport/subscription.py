@@ -10,14 +10,17 @@ import msgspec
 import trio
 
 from .errors import LocalProtocolError, RequestTimeout
-from .hub import SubscriptionFilter
+from .hub import LIST_KINDS, SubscriptionFilter, Topic
 from .jsonrpc import Notification
-from .limits import MAX_CANCELLED_CLOSE_SECONDS
+from .limits import MAX_CANCELLED_CLOSE_SECONDS, MAX_SUBSCRIBED_URIS
 
 if TYPE_CHECKING:
     from .peer import Peer
 
 __all__ = ["Subscription"]
+
+_UPDATED = "notifications/resources/updated"
+_LIST_CHANGED: dict[str, str] = {kind: f"notifications/{kind}/list_changed" for kind in LIST_KINDS}
 
 
 class _Params(msgspec.Struct):
@@ -35,6 +38,7 @@ class Subscription:
                 ...
 
     A change that is not fetched yet is not queued twice, so a slow reader costs nothing.
+    What the server agreed to is all that is taken: the rest is counted and dropped.
     The iteration ends when the server ends the subscription. Leaving the block cancels it.
 
     Args:
@@ -43,6 +47,10 @@ class Subscription:
         prompts: Likewise for prompts.
         resource_list: Likewise for the list of resources.
         resources: URIs of the resources whose changes are wanted.
+
+    Attributes:
+        dropped: Notifications of what was not agreed on, and of parts of a resource while
+            1000 changes wait to be fetched.
     """
 
     def __init__(
@@ -57,6 +65,8 @@ class Subscription:
         self._peer = peer
         self._wanted = SubscriptionFilter(tools, prompts, resource_list, list(resources))
         self._granted: SubscriptionFilter | None = None
+        self._topics: set[Topic] = set()
+        self.dropped = 0
         self._scope = trio.CancelScope()
         self._waiting: dict[tuple[str, str | None], Notification] = {}
         self._changed = trio.Event()
@@ -170,6 +180,23 @@ class Subscription:
         params = notification.params_as(_Params)
         if method == "notifications/subscriptions/acknowledged":
             self._granted = params.notifications
-        elif self._granted is not None:
+            self._topics = self._granted.topics() & self._wanted.topics()
+        elif method == _UPDATED and params.uri is not None and self._takes(params.uri):
             self._waiting[method, params.uri] = notification
+        elif method in {_LIST_CHANGED[name] for kind, name in self._topics if kind == "list"}:
+            self._waiting[method, None] = notification
+        else:
+            self.dropped += 1
+            return
         self._changed.set()
+
+    def _takes(self, uri: str) -> bool:
+        """Whether this resource may be put to what waits, which must not grow for ever."""
+        if ("resource", uri) in self._topics or (_UPDATED, uri) in self._waiting:
+            return True
+        # MCP schema, notifications/resources/updated: "This might be a sub-resource of the
+        # one that the client actually subscribed to."
+        return len(self._waiting) < MAX_SUBSCRIBED_URIS and any(
+            kind == "resource" and uri.startswith(f"{name.rstrip('/')}/")
+            for kind, name in self._topics
+        )
