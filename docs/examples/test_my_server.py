@@ -18,13 +18,13 @@ from trio_mcp_transport import (
 from trio_mcp_transport.testing import FaultyStream, fail_after
 
 
-async def test_it_answers_with_the_params(nursery: trio.Nursery) -> None:
+async def test_it_answers_with_the_params() -> None:
     client, server = memory_channel_pair()
-    nursery.start_soon(echo, server)
-    async with client:
-        await client.send(Request(1, "anything", {"text": "hello"}))
-        assert await client.receive() == Response(1, {"text": "hello"})
-    await server.aclose()
+    async with server, trio.open_nursery() as nursery:
+        nursery.start_soon(echo, server)  # ends when the client is closed
+        async with client:
+            await client.send(Request(1, "anything", {"text": "hello"}))
+            assert await client.receive() == Response(1, {"text": "hello"})
 
 
 async def test_it_ends_when_the_line_is_cut(nursery: trio.Nursery) -> None:
