@@ -135,11 +135,11 @@ async def test_params_of_another_shape_are_invalid_params() -> None:
         assert other.events == []
 
 
-async def test_a_method_s_deadline_cancels_the_handler(
+async def test_a_method_s_timeout_cancels_the_handler(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     router, gate = Router(), Gate()
-    router.method("wait", deadline=5)(gate)
+    router.method("wait", timeout=5)(gate)
     async with served(router) as other:
         start = trio.current_time()
         code, text = await other.error("wait")

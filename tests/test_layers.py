@@ -36,7 +36,7 @@ HOUSE: list[tuple[tuple[str, ...], bool]] = [
             "pending",
             "restart",
             "router",
-            "serving",
+            "server_conversation",
             "subscription",
         ),
         True,

@@ -323,8 +323,8 @@ def test_a_registration_must_make_sense() -> None:
     assert router.method("a")(handler) is handler
     with pytest.raises(ValueError, match="'a' has a handler"):
         router.method("a", eras=["legacy"])(handler)
-    with pytest.raises(ValueError, match="deadline"):
-        router.method("b", deadline=0)
+    with pytest.raises(ValueError, match="timeout"):
+        router.method("b", timeout=0)
     with pytest.raises(ValueError, match="eras"):
         router.method("b", eras=[])
     with pytest.raises(ValueError, match="eras"):

@@ -36,7 +36,7 @@ class Call(Protocol):
     """One request that a conversation accepted."""
 
     @property
-    def deadline(self) -> float:
+    def timeout(self) -> float:
         """Seconds that it may run."""
 
     async def run(self) -> object:

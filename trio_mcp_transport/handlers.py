@@ -64,7 +64,7 @@ class PeerErrorCode(enum.IntEnum):
     TOO_MANY_REQUESTS = 429
     #: This side is about to end and finishes only what it has begun.
     SHUTTING_DOWN = 503
-    #: The handler did not finish within the deadline that its method has.
+    #: The handler did not finish within the timeout that its method has.
     HANDLER_TIMEOUT = 504
 
 
@@ -255,13 +255,13 @@ class Handlers:
     async def _answer(self, incoming: _Incoming) -> Response | ErrorResponse:
         call = incoming.call
         try:
-            if call.deadline == math.inf:
+            if call.timeout == math.inf:
                 result = await call.run()
             else:
-                with trio.move_on_after(call.deadline) as scope:
+                with trio.move_on_after(call.timeout) as scope:
                     result = await call.run()
                 if scope.cancelled_caught:
-                    text = f"{incoming.method} did not finish within {call.deadline:g} s"
+                    text = f"{incoming.method} did not finish within {call.timeout:g} s"
                     error_ = ErrorObject(int(PeerErrorCode.HANDLER_TIMEOUT), text)
                     return ErrorResponse(incoming.id, error_)
         except RpcError as error:

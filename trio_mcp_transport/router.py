@@ -1,7 +1,7 @@
 """What a peer answers: methods, notifications and, for MCP servers, the protocol itself.
 
 One `Router` serves any number of peers of either era. What it knows of each is a
-conversation (`serving.py`); the router itself holds only what all of them share.
+conversation (`server_conversation.py`); the router itself holds only what all of them share.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .limits import REQUEST_STATE_SECONDS
 from .mrtr import StateSealer
 from .sansio.eras import REVISIONS, Era, check_revisions
 from .sansio.metadata import CacheHint
-from .serving import Route, ServerConversation, with_params
+from .server_conversation import Route, ServerConversation, with_params
 
 if TYPE_CHECKING:
     from .conversation import Conversation
@@ -118,7 +118,7 @@ class Router:
         *,
         params: type[P],
         eras: Collection[Era] = _BOTH_ERAS,
-        deadline: float = math.inf,
+        timeout: float = math.inf,
     ) -> Callable[[ParamsHandler[P]], ParamsHandler[P]]: ...
 
     @overload
@@ -128,7 +128,7 @@ class Router:
         *,
         params: None = None,
         eras: Collection[Era] = _BOTH_ERAS,
-        deadline: float = math.inf,
+        timeout: float = math.inf,
     ) -> Callable[[Handler], Handler]: ...
 
     def method(
@@ -137,7 +137,7 @@ class Router:
         *,
         params: type[P] | None = None,
         eras: Collection[Era] = _BOTH_ERAS,
-        deadline: float = math.inf,
+        timeout: float = math.inf,
     ) -> Callable[[ParamsHandler[P]], ParamsHandler[P]] | Callable[[Handler], Handler]:
         """Register the decorated function as the handler of a method.
 
@@ -147,10 +147,10 @@ class Router:
                 argument; params of another shape are answered with -32602. Without it
                 the handler gets the context alone.
             eras: Where the method exists; elsewhere it is unknown (-32601).
-            deadline: Seconds after which the handler is cancelled and the request is
+            timeout: Seconds after which the handler is cancelled and the request is
                 answered with `PeerErrorCode.HANDLER_TIMEOUT`.
         """
-        return self._register(self._methods, name, params, eras, deadline)
+        return self._register(self._methods, name, params, eras, timeout)
 
     @overload
     def notification(
@@ -187,10 +187,10 @@ class Router:
         name: str,
         params: type[P] | None,
         eras: Collection[Era],
-        deadline: float,
+        timeout: float,
     ) -> Callable[[ParamsHandler[P]], ParamsHandler[P]] | Callable[[Handler], Handler]:
-        if not deadline > 0:
-            raise ValueError(f"deadline must be positive seconds, not {deadline}")
+        if not timeout > 0:
+            raise ValueError(f"timeout must be positive seconds, not {timeout}")
         if not eras or not set(eras) <= set(_BOTH_ERAS):
             raise ValueError(f"eras must be some of {', '.join(_BOTH_ERAS)}, not {eras!r}")
         if any(name in tables[era] for era in eras):
@@ -198,7 +198,7 @@ class Router:
 
         def add(handler: Handler) -> None:
             for era in eras:
-                tables[era][name] = Route(handler, deadline)
+                tables[era][name] = Route(handler, timeout)
 
         if params is None:
 

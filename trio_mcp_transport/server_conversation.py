@@ -66,7 +66,7 @@ class Route(msgspec.Struct, frozen=True):
     """A registered handler, and the seconds it may run."""
 
     run: Callable[[Context], Awaitable[object]]
-    deadline: float = math.inf
+    timeout: float = math.inf
 
 
 def with_params(
@@ -91,13 +91,13 @@ def with_params(
 class RoutedCall:
     """One request on its way through its handler; runs it again where input comes late."""
 
-    __slots__ = ("_ctx", "_route", "_router", "deadline")
+    __slots__ = ("_ctx", "_route", "_router", "timeout")
 
     def __init__(self, router: Router, route: Route, ctx: Context) -> None:
         self._router = router
         self._route = route
         self._ctx = ctx
-        self.deadline = route.deadline
+        self.timeout = route.timeout
 
     async def run(self) -> object:
         """Run the handler and complete its result.
@@ -158,11 +158,11 @@ class RoutedCall:
 class _Answered:
     """A call whose result was there at once."""
 
-    __slots__ = ("_call", "deadline")
+    __slots__ = ("_call", "timeout")
 
     def __init__(self, result: object) -> None:
         self._call = result
-        self.deadline = math.inf
+        self.timeout = math.inf
 
     async def run(self) -> object:
         """The result."""
