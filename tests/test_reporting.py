@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from trio_mcp_transport.abc import ChannelEvent
+from trio_mcp_transport.abc import ChannelEvent, ConnectionLost
 from trio_mcp_transport.errors import ConnectFailed
 from trio_mcp_transport.reporting import choose_failure, flatten, lone_exception, report
 
@@ -34,6 +34,18 @@ def test_one_exception_stands_for_a_group_and_the_other_errors_are_reported(
     assert [(event.name, event.error) for event in events] == [
         ("task.failed", other) for other in reported
     ]
+
+
+def test_a_failure_again_has_the_same_facts_and_is_chained_to_the_first() -> None:
+    first = ConnectionLost("it died")
+    first.exit_status = 3
+    try:
+        raise first.again()
+    except ConnectionLost as error:
+        assert error is not first
+        assert (str(error), error.exit_status) == ("it died", 3)
+        assert error.__cause__ is first
+        assert error.__suppress_context__
 
 
 def test_groups_of_one_are_taken_off_and_larger_ones_stay() -> None:

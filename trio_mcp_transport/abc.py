@@ -47,9 +47,10 @@ class ChannelBroken(TransportError, trio.BrokenResourceError):
     """
 
     def again(self) -> Self:
-        """A fresh exception with the same facts, to raise `from` this one."""
+        """A fresh exception with the same facts, chained to this one, to raise."""
         fresh = copy.copy(self)
         fresh.__traceback__ = None
+        fresh.__cause__ = self  # nor is any context shown, as after `raise ... from`
         return fresh
 
 
@@ -153,8 +154,8 @@ class ChannelCapabilities(msgspec.Struct, frozen=True, kw_only=True):
 class ChannelStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """Counters of one channel since it was opened, and how full its queues are now.
 
-    `malformed_received` counts sound frames that held no valid message; `late_answers`
-    is the peer's business and counted there.
+    `malformed_received` counts sound frames that held no valid message; answers
+    that came too late are the peer's business: `PeerStatistics.answers_late`.
     """
 
     messages_sent: int

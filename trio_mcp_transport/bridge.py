@@ -136,7 +136,6 @@ async def bridge_channels(
         await source.wait_state(ChannelState.FAILED)
         if source.failure is not None:
             failures.append(source.failure.again())
-            failures[0].__cause__ = source.failure
         over = True
         nursery.cancel_scope.cancel()
 

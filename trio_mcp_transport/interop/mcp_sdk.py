@@ -243,7 +243,7 @@ class _Connection(Generic[S]):
         else:
             await channel.aclose()
             if channel.failure is not None:
-                raise channel.failure.again() from channel.failure
+                raise channel.failure.again()
             return
         raise failure
 

@@ -85,9 +85,7 @@ class StateCell:
         """A fresh exception that tells how the channel ended, for one waiter."""
         if self.failure is None:
             return trio.ClosedResourceError("this side closed the channel")
-        fresh = self.failure.again()
-        fresh.__cause__ = self.failure
-        return fresh
+        return self.failure.again()
 
     async def wait(self, states: tuple[ChannelState, ...]) -> ChannelState:
         """Wait for one of the states; return which."""

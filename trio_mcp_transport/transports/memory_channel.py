@@ -404,10 +404,7 @@ class MemoryChannel(MessageChannel):
     def _failed(self, cause: ChannelBroken) -> ChannelBroken:
         """Fail with the cause, if it is the first; returns the exception to raise."""
         self._fail(cause)
-        first = self._state.failure or cause
-        fresh = first.again()
-        fresh.__cause__ = first
-        return fresh
+        return (self._state.failure or cause).again()
 
     def _fail(self, cause: ChannelBroken) -> None:
         if self._state.fail(cause):

@@ -97,7 +97,7 @@ class Outbox:
                     " and its policy is to close"
                 )
                 self._on_failure(cause)
-                raise cause.again() from cause
+                raise cause.again()
             return False
         self._enqueue(data)
         return True
@@ -143,7 +143,7 @@ class Outbox:
                 " the peer does not read"
             )
             self._on_failure(cause)
-            raise cause.again() from cause
+            raise cause.again()
         if self._writing:
             self._control.append(data)
             self._control_size += len(data)
@@ -194,7 +194,7 @@ class Outbox:
             except trio.BrokenResourceError as error:
                 cause = stream_lost(error, "while sending")
                 self._on_failure(cause)
-                raise cause.again() from cause
+                raise cause.again()
             self.bytes_written += written
             if written == len(data):
                 return
