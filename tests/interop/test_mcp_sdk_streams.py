@@ -7,8 +7,6 @@ import itertools
 import subprocess
 import sys
 from functools import partial
-from pathlib import Path
-from typing import Literal
 
 import msgspec
 import pytest
@@ -28,8 +26,9 @@ from mcp.types import (
     JSONRPCNotification,
     ListToolsResult,
 )
+from sdk_endpoints import endpoint
 from sdk_server import server as sdk_server
-from serving import serving
+from serving import PATIENCE, serving
 
 from trio_mcp_transport import (
     ChannelBroken,
@@ -61,26 +60,13 @@ from trio_mcp_transport.interop.mcp_sdk import (
 from trio_mcp_transport.testing import cancel_at
 
 pytestmark = [pytest.mark.interop]
+__all__ = ["endpoint"]  # a fixture
 
-SDK_SERVER = str(Path(__file__).parents[1] / "sdk_server.py")
-PATIENCE = 60
-Era = Literal["legacy", "modern", "auto"]
 INITIALIZE = {
     "protocolVersion": "2025-11-25",
     "capabilities": {},
     "clientInfo": {"name": "test", "version": "1"},
 }
-MODES = ["legacy", "auto", "2026-07-28"]
-
-
-@pytest.fixture(params=["memory", "tcp", "unix"])
-def endpoint(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return {
-        "memory": "memory:sdk",
-        "tcp": "tcp://127.0.0.1:0",
-        "unix": f"unix:{tmp_path}/sdk.sock",
-    }[request.param]
-
 
 # -- ends and errors -----------------------------------------------------------------------
 

@@ -7,29 +7,14 @@ from collections.abc import Awaitable, Callable
 import pytest
 import trio
 import trio.testing
+from notes import drain, note, notes
 
 from trio_mcp_transport.abc import (
     ChannelBroken,
     ChannelState,
     ConnectionLost,
 )
-from trio_mcp_transport.jsonrpc import (
-    Message,
-    Notification,
-)
 from trio_mcp_transport.transports.memory_channel import MemoryChannel, memory_channel_pair
-
-
-def note(number: int) -> Notification:
-    return Notification(f"note/{number}")
-
-
-def notes(count: int, start: int = 0) -> list[Message]:
-    return [note(number) for number in range(start, start + count)]
-
-
-async def drain(channel: MemoryChannel) -> list[Message]:
-    return [message async for message in channel]
 
 
 async def test_after_eof_the_peer_can_still_send() -> None:

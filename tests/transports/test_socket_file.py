@@ -20,19 +20,22 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
+from unix_sockets import (
+    STRANGER,
+    at,
+    connect_alone,
+    leave_stale_socket,
+    needs_linux,
+    needs_root,
+    open_listener,
+)
 
-from trio_mcp_transport.abc import ChannelEvent, MessageChannel
+from trio_mcp_transport.abc import ChannelEvent
 from trio_mcp_transport.endpoints import UnixEndpoint
 from trio_mcp_transport.errors import ConfigurationError, ConnectFailed
 from trio_mcp_transport.transports import socket_file
 from trio_mcp_transport.transports.accept import StreamListener
 from trio_mcp_transport.transports.unix import connect, listen
-
-#: A user who is neither this one nor root.
-STRANGER = 4711
-
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
-needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has this")
 
 
 @pytest.fixture
@@ -40,36 +43,8 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "s"
 
 
-def at(path: Path, **options: object) -> UnixEndpoint:
-    return UnixEndpoint(path=str(path), **options)  # type: ignore[arg-type]
-
-
-async def open_listener(endpoint: UnixEndpoint) -> StreamListener:
-    listener = await listen(endpoint, None)
-    assert isinstance(listener, StreamListener)
-    return listener
-
-
-async def connect_alone(endpoint: UnixEndpoint) -> MessageChannel:
-    failed: ConnectFailed
-    async with trio.open_nursery() as nursery:
-        try:
-            return await connect(nursery, endpoint, None)  # noqa: ASYNC121
-        except ConnectFailed as error:
-            failed = error
-    raise failed
-
-
 def mode_of(path: Path) -> int:
     return stat.S_IMODE(path.lstat().st_mode)
-
-
-def leave_stale_socket(path: Path) -> os.stat_result:
-    """What a server leaves behind that was killed."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        sock.bind(str(path))
-        sock.listen()
-    return path.lstat()
 
 
 @contextmanager

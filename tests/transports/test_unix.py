@@ -15,6 +15,14 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
+from unix_sockets import (
+    STRANGER,
+    at,
+    connect_alone,
+    leave_stale_socket,
+    needs_linux,
+    open_listener,
+)
 
 from trio_mcp_transport.abc import (
     MessageChannel,
@@ -25,51 +33,17 @@ from trio_mcp_transport.errors import ConnectFailed, FeatureUnavailable
 from trio_mcp_transport.jsonrpc import Notification, Request
 from trio_mcp_transport.limits import ChannelOptions
 from trio_mcp_transport.transports import unix
-from trio_mcp_transport.transports.accept import StreamListener
 from trio_mcp_transport.transports.socket_stream import SocketStream
 from trio_mcp_transport.transports.stream_channel import StreamChannel
 from trio_mcp_transport.transports.unix import connect, listen, peer_credentials
 
 HELLO = Notification("hello")
 OWN = PeerCredentials(pid=os.getpid(), uid=os.geteuid(), gid=os.getegid())
-#: A user who is neither this one nor root.
-STRANGER = 4711
-
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
-needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has this")
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "s"
-
-
-def at(path: Path, **options: object) -> UnixEndpoint:
-    return UnixEndpoint(path=str(path), **options)  # type: ignore[arg-type]
-
-
-async def open_listener(endpoint: UnixEndpoint) -> StreamListener:
-    listener = await listen(endpoint, None)
-    assert isinstance(listener, StreamListener)
-    return listener
-
-
-async def connect_alone(endpoint: UnixEndpoint) -> MessageChannel:
-    failed: ConnectFailed
-    async with trio.open_nursery() as nursery:
-        try:
-            return await connect(nursery, endpoint, None)  # noqa: ASYNC121
-        except ConnectFailed as error:
-            failed = error
-    raise failed
-
-
-def leave_stale_socket(path: Path) -> os.stat_result:
-    """What a server leaves behind that was killed."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        sock.bind(str(path))
-        sock.listen()
-    return path.lstat()
 
 
 # -- conversations ------------------------------------------------------------------
