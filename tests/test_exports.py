@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import trio_mcp_transport
+from trio_mcp_transport.errors import TransportError
 
 pytestmark = pytest.mark.project
 
@@ -136,3 +137,13 @@ def test_the_oldest_environment_has_the_lower_bounds() -> None:
     assert pinned.keys() == {name for name, _ in bounds}
     for name, bound in bounds:
         assert pinned[name].startswith(bound), name
+
+
+def test_every_public_exception_but_the_one_that_is_no_failure_is_a_transport_error() -> None:
+    public = [getattr(trio_mcp_transport, name) for name in trio_mcp_transport.__all__]
+    exceptions = [
+        value for value in public if isinstance(value, type) and issubclass(value, BaseException)
+    ]
+    assert len(exceptions) > 20
+    others = [error for error in exceptions if not issubclass(error, TransportError)]
+    assert others == [trio_mcp_transport.InputRequired]

@@ -36,7 +36,7 @@ __all__ = [
 
 
 class TransportError(Exception):
-    """Base of every exception that this package defines."""
+    """Base of every failure that this package raises and Trio has no exception for."""
 
 
 class ConfigurationError(TransportError, ValueError):

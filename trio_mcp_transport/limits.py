@@ -22,7 +22,6 @@ __all__ = [
     "DEFAULT_MAX_HANDLERS",
     "DEFAULT_MAX_HELD_BYTES",
     "DEFAULT_MAX_MESSAGE_BYTES",
-    "DEFAULT_MAX_QUEUED_NOTIFICATIONS",
     "DEFAULT_MAX_QUEUED_REQUESTS",
     "DEFAULT_MAX_REQUEST_TIMEOUT",
     "DEFAULT_OUTBOX_BYTES",
@@ -33,6 +32,7 @@ __all__ = [
     "MAX_HEADER_BYTES",
     "MAX_INPUT_ROUNDS",
     "MAX_NESTING_DEPTH",
+    "MAX_QUEUED_NOTIFICATIONS",
     "MAX_REQUEST_STATE_BYTES",
     "MAX_SUBSCRIBED_URIS",
     "MAX_SUBSCRIPTIONS",
@@ -84,7 +84,7 @@ DEFAULT_MAX_QUEUED_REQUESTS = 1000
 #: or wait for it: four of the largest messages, or 64 KB for each of 1,000 in the queue.
 DEFAULT_MAX_HELD_BYTES = 64 * 1024 * 1024
 #: Notifications of one peer that wait for their handlers, which run one after another.
-DEFAULT_MAX_QUEUED_NOTIFICATIONS = 1000
+MAX_QUEUED_NOTIFICATIONS = 1000
 #: Seconds that running handlers get to finish after the peer's EOF.
 DEFAULT_DRAIN_SECONDS = 10.0
 #: Progress may stretch a request's timeout up to this. MCP patterns/cancellation asks

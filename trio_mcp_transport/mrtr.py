@@ -58,6 +58,9 @@ class InputRequest(msgspec.Struct, frozen=True, omit_defaults=True):
 class InputRequired(Exception):
     """Raised by a handler that cannot go on without the client's input.
 
+    It is no failure and therefore no `TransportError`: a handler that is ready for those,
+    around `Context.ask` for instance, lets it pass.
+
     The handler is run again, with the client's answers in `Context.input_responses` and
     with `state` in `Context.request_state`. That is a new request on modern connections,
     so anything else the handler knew is gone.

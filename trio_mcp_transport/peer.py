@@ -56,9 +56,9 @@ from .limits import (
     DEFAULT_DRAIN_SECONDS,
     DEFAULT_MAX_HANDLERS,
     DEFAULT_MAX_HELD_BYTES,
-    DEFAULT_MAX_QUEUED_NOTIFICATIONS,
     DEFAULT_MAX_QUEUED_REQUESTS,
     DEFAULT_MAX_REQUEST_TIMEOUT,
+    MAX_QUEUED_NOTIFICATIONS,
 )
 from .outgoing import Outgoing, fresh
 from .pending import Progress
@@ -165,7 +165,7 @@ class Peer:
             channel,
             max_handlers=max_handlers,
             max_queued=max_queued,
-            max_notifications=DEFAULT_MAX_QUEUED_NOTIFICATIONS,
+            max_notifications=MAX_QUEUED_NOTIFICATIONS,
             max_bytes=max_held_bytes,
             expose_errors=expose_errors,
             reporter=self.report,
@@ -232,7 +232,7 @@ class Peer:
                 self._nursery.start_soon(self._stop_on, stop)
             await self.wait_closed()
         if isinstance(self._end, ChannelBroken) and self.channel.failure is not None:
-            raise self._end.again() from self._end
+            raise self._end.again()
 
     async def wait_closed(self) -> None:
         """Wait until the conversation has ended, whoever ended it."""
