@@ -19,7 +19,7 @@ from trio_mcp_transport.abc import (
     MessageChannel,
 )
 from trio_mcp_transport.connect import open_channel, open_peer
-from trio_mcp_transport.errors import ConfigurationError
+from trio_mcp_transport.errors import ConfigurationError, RequestTimeout
 from trio_mcp_transport.peer import Peer
 from trio_mcp_transport.router import Router
 from trio_mcp_transport.serve import serve_channels, serve_peers
@@ -179,3 +179,29 @@ async def test_a_stop_closes_idle_peers_at_once_and_busy_ones_when_they_are_done
     # The nursery is left when serving has ended: not at 10 s.
     assert trio.current_time() - start == 4
     assert answers == ["done"]
+
+
+async def test_arguments_that_make_no_sense_are_refused_before_the_block_is_entered() -> None:
+    for endpoint, era in (("tcp://no-port", "auto"), ("memory:server", "none")):
+        with pytest.raises(ConfigurationError):
+            open_peer(endpoint, era=era, revision="2025-11-25")  # type: ignore[arg-type]
+
+
+async def test_a_block_that_is_left_in_negotiation_leaves_nothing_behind(
+    autojump_clock: MockClock,
+) -> None:
+    ended: list[ChannelState] = []
+
+    async def be_silent(channel: MessageChannel) -> None:
+        async for _ in channel:
+            pass
+        ended.append(channel.state)
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(serve_channels, be_silent, "memory:server")
+        with pytest.raises(RequestTimeout):
+            async with open_peer("memory:server"):
+                raise AssertionError("there is nobody to agree with")
+        await wait_all_tasks_blocked()
+        assert len(ended) == 1
+        nursery.cancel_scope.cancel()

@@ -7,8 +7,9 @@ It speaks no protocol: transports make channels, peers talk over them.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+import functools
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from types import TracebackType
 from typing import Literal, Unpack
 
@@ -162,8 +163,7 @@ class _OpenChannel(AbstractAsyncContextManager[MessageChannel]):
         report_task_failure(failure, self._on_event)
 
 
-@asynccontextmanager
-async def open_peer(
+def open_peer(
     endpoint: EndpointSpec,
     router: Dispatcher | None = None,
     *,
@@ -181,7 +181,7 @@ async def open_peer(
     on_event: EventHandler | None = None,
     on_stderr: StderrHandler | None = None,
     **options: Unpack[ChannelOverrides],
-) -> AsyncGenerator[Peer, None]:
+) -> AbstractAsyncContextManager[Peer]:
     """Connect to an MCP server, agree on a revision, and talk to it inside the block.
 
     What the block raises comes out as it is, as for `open_channel`.
@@ -217,19 +217,18 @@ async def open_peer(
     if era == "none" and (revision, client_info, client_capabilities, log_level) != (None,) * 4:
         raise ConfigurationError("era='none' negotiates nothing: leave out what it would offer")
     channel_manager = open_channel(endpoint, on_event=on_event, on_stderr=on_stderr, **options)
-    async with (
-        channel_manager as channel,
-        Peer(
-            channel,
-            router,
-            max_handlers=max_handlers,
-            max_queued=max_queued,
-            max_held_bytes=max_held_bytes,
-            drain=drain,
-            expose_errors=expose_errors,
-            on_event=on_event,
-        ) as peer,
-    ):
+    make_peer = functools.partial(
+        Peer,
+        router=router,
+        max_handlers=max_handlers,
+        max_queued=max_queued,
+        max_held_bytes=max_held_bytes,
+        drain=drain,
+        expose_errors=expose_errors,
+        on_event=on_event,
+    )
+
+    async def agree(peer: Peer) -> None:
         if era != "none":
             await negotiate(
                 peer,
@@ -240,7 +239,43 @@ async def open_peer(
                 log_level=log_level,
                 probe_timeout=probe_timeout,
             )
-        yield peer
+
+    return _OpenPeer(channel_manager, make_peer, agree)
+
+
+class _OpenPeer(AbstractAsyncContextManager[Peer]):
+    """Owns a channel and the peer on it.
+
+    A class, as a generator that yields inside of nurseries loses them when it is not run
+    to its end.
+    """
+
+    def __init__(
+        self,
+        channel_manager: AbstractAsyncContextManager[MessageChannel],
+        make_peer: Callable[[MessageChannel], Peer],
+        agree: Callable[[Peer], Awaitable[None]],
+    ) -> None:
+        self._channel_manager = channel_manager
+        self._make_peer = make_peer
+        self._agree = agree
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Peer:
+        async with AsyncExitStack() as stack:
+            channel = await stack.enter_async_context(self._channel_manager)
+            peer = await stack.enter_async_context(self._make_peer(channel))
+            await self._agree(peer)
+            self._stack = stack.pop_all()
+        return peer
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._stack.__aexit__(exc_type, exc, traceback)
 
 
 def _own_info() -> Mapping[str, object]:
