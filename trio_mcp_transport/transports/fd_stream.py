@@ -24,7 +24,20 @@ import trio
 
 from ..limits import READ_CHUNK_BYTES
 
-__all__ = ["FdReceiveStream", "FdSendStream", "ReceiveHalf", "SendHalf"]
+__all__ = ["FdReceiveStream", "FdSendStream", "ReceiveHalf", "SendHalf", "read_size"]
+
+
+def read_size(max_bytes: int | None) -> int:
+    """How much to read at most, from what `receive_some` was given.
+
+    Raises:
+        ValueError: It is less than 1.
+    """
+    if max_bytes is None:
+        return READ_CHUNK_BYTES
+    if max_bytes < 1:
+        raise ValueError("max_bytes must be at least 1")
+    return max_bytes
 
 
 class ReceiveHalf(trio.abc.ReceiveStream):
@@ -152,10 +165,7 @@ class FdReceiveStream(_Descriptor, ReceiveHalf):
             trio.ClosedResourceError: This side closed the stream, now or before.
             trio.BusyResourceError: Another task is receiving.
         """
-        if max_bytes is None:
-            max_bytes = READ_CHUNK_BYTES
-        elif max_bytes < 1:
-            raise ValueError("max_bytes must be at least 1")
+        max_bytes = read_size(max_bytes)
         if self._busy:
             raise trio.BusyResourceError("another task is receiving")
         self._check_open()
@@ -252,8 +262,7 @@ class FdSendStream(_Descriptor, SendHalf):
         """
         if self._busy:
             raise trio.BusyResourceError("another task is sending")
-        if self.fd < 0:
-            raise trio.ClosedResourceError("this side closed the stream")
+        self._check_open()
         return self._try_write(data)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:

@@ -17,7 +17,7 @@ from typing import NoReturn
 import trio
 
 from ..errors import ConnectFailed
-from ..limits import READ_CHUNK_BYTES
+from .fd_stream import read_size
 
 __all__ = ["SocketStream", "connect_failed", "set_buffer_size", "take_socket"]
 
@@ -100,10 +100,7 @@ class SocketStream(trio.abc.HalfCloseableStream):
             trio.ClosedResourceError: This side closed the stream, now or before.
             trio.BusyResourceError: Another task is receiving.
         """
-        if max_bytes is None:
-            max_bytes = READ_CHUNK_BYTES
-        elif max_bytes < 1:
-            raise ValueError("max_bytes must be at least 1")
+        max_bytes = read_size(max_bytes)
         if self._was_emptied and self.socket.fileno() != -1:
             data = None
         else:

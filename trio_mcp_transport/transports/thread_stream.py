@@ -19,7 +19,7 @@ import outcome
 import trio
 
 from ..limits import READ_CHUNK_BYTES
-from .fd_stream import ReceiveHalf, SendHalf
+from .fd_stream import ReceiveHalf, SendHalf, read_size
 
 __all__ = ["ThreadReceiveStream", "ThreadSendStream"]
 
@@ -73,7 +73,9 @@ class _Call(Generic[T]):
         function()
 
 
-class _Descriptor:
+class _ThreadDescriptor:
+    """Owns a descriptor until it is closed, which a thread that uses it may delay."""
+
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._busy = False
@@ -98,7 +100,7 @@ class _Descriptor:
             raise trio.ClosedResourceError("this side closed the stream")
 
 
-class ThreadReceiveStream(_Descriptor, ReceiveHalf):
+class ThreadReceiveStream(_ThreadDescriptor, ReceiveHalf):
     """Reads from any descriptor, which it owns from now on, in threads."""
 
     def __init__(self, fd: int) -> None:
@@ -117,10 +119,7 @@ class ThreadReceiveStream(_Descriptor, ReceiveHalf):
             trio.ClosedResourceError: This side closed the stream, now or before.
             trio.BusyResourceError: Another task is receiving.
         """
-        if max_bytes is None:
-            max_bytes = READ_CHUNK_BYTES
-        elif max_bytes < 1:
-            raise ValueError("max_bytes must be at least 1")
+        max_bytes = read_size(max_bytes)
         if self._busy:
             raise trio.BusyResourceError("another task is receiving")
         self._check_open()
@@ -177,7 +176,7 @@ class ThreadReceiveStream(_Descriptor, ReceiveHalf):
         self._close(self._call)
 
 
-class ThreadSendStream(_Descriptor, SendHalf):
+class ThreadSendStream(_ThreadDescriptor, SendHalf):
     """Writes to any descriptor, which it owns from now on, in threads."""
 
     def __init__(self, fd: int) -> None:
