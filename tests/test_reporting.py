@@ -39,13 +39,11 @@ def test_one_exception_stands_for_a_group_and_the_other_errors_are_reported(
 def test_a_failure_again_has_the_same_facts_and_is_chained_to_the_first() -> None:
     first = ConnectionLost("it died")
     first.exit_status = 3
-    try:
-        raise first.again()
-    except ConnectionLost as error:
-        assert error is not first
-        assert (str(error), error.exit_status) == ("it died", 3)
-        assert error.__cause__ is first
-        assert error.__suppress_context__
+    again = first.again()
+    assert again is not first
+    assert (str(again), again.exit_status) == ("it died", 3)
+    assert again.__cause__ is first
+    assert again.__suppress_context__
 
 
 def test_groups_of_one_are_taken_off_and_larger_ones_stay() -> None:

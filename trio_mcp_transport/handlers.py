@@ -29,6 +29,7 @@ from .jsonrpc import (
     RequestId,
     Response,
 )
+from .reporting import lone_exception
 
 __all__ = [
     "ENCODE_FAULTS",
@@ -39,7 +40,6 @@ __all__ = [
     "Reporter",
     "error_object",
     "held_bytes",
-    "lone_exception",
 ]
 
 #: Called with a stable name, a text and the exception.
@@ -322,13 +322,6 @@ def held_bytes(message: Request | Notification) -> int:
     if type(message) is Request and type(message.id) is str:
         size += len(message.id)
     return size + len(message.method)
-
-
-def lone_exception(error: BaseException) -> BaseException:
-    """What a group holds, if that is one exception; else the group, or what was given."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
 
 
 def error_object(error: RpcError) -> ErrorObject:

@@ -40,7 +40,6 @@ from .handlers import (
     PeerErrorCode,
     error_object,
     held_bytes,
-    lone_exception,
 )
 from .jsonrpc import (
     ErrorCode,
@@ -62,7 +61,7 @@ from .limits import (
 )
 from .outgoing import Outgoing, fresh
 from .pending import Progress
-from .reporting import report
+from .reporting import lone_exception, report
 from .sansio.eras import Negotiated
 from .sansio.metadata import as_raw, with_meta
 

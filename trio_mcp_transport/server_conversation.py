@@ -17,11 +17,11 @@ from msgspec import UNSET, Raw
 
 from .context import Context, Session
 from .errors import RpcError
-from .handlers import lone_exception
 from .hub import LIST_KINDS, LegacySubscriber, ListKind, ModernSubscriber, SubscriptionFilter
 from .jsonrpc import ErrorCode, Notification, Request
 from .limits import MAX_SUBSCRIBED_URIS, MAX_SUBSCRIPTIONS
 from .mrtr import INPUT_METHODS, InputRequired, Round, require_capabilities
+from .reporting import lone_exception
 from .sansio.eras import (
     LEGACY_REVISIONS,
     Era,

@@ -194,7 +194,7 @@ class Outbox:
             except trio.BrokenResourceError as error:
                 cause = stream_lost(error, "while sending")
                 self._on_failure(cause)
-                raise cause.again()
+                raise cause.again() from cause
             self.bytes_written += written
             if written == len(data):
                 return
