@@ -182,9 +182,9 @@ async def test_a_stop_closes_idle_peers_at_once_and_busy_ones_when_they_are_done
 
 
 async def test_arguments_that_make_no_sense_are_refused_before_the_block_is_entered() -> None:
-    for endpoint, era in (("tcp://no-port", "auto"), ("memory:server", "none")):
-        with pytest.raises(ConfigurationError):
-            open_peer(endpoint, era=era, revision="2025-11-25")  # type: ignore[arg-type]
+    await trio.lowlevel.checkpoint()
+    with pytest.raises(ConfigurationError, match="era='none'"):
+        open_peer("memory:server", era="none", revision="2025-11-25")
 
 
 async def test_a_block_that_is_left_in_negotiation_leaves_nothing_behind(
