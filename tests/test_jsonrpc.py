@@ -199,7 +199,7 @@ INVALID = [
         b'{"jsonrpc":"2.0","id":1,"result":{},"error":{"code":1,"message":""}}',
         "both a result and an error",
         -32600,
-        None,
+        1,
         False,
     ),
     ("result without id", b'{"jsonrpc":"2.0","result":{}}', "no id", -32600, None, False),
@@ -216,7 +216,7 @@ INVALID = [
         b'{"jsonrpc":"2.0","id":1,"error":"boom"}',
         "error object",
         -32600,
-        None,
+        1,
         False,
     ),
     (
@@ -224,7 +224,7 @@ INVALID = [
         b'{"jsonrpc":"2.0","id":1,"error":{"code":"1","message":"m"}}',
         "$.code",
         -32600,
-        None,
+        1,
         False,
     ),
     ("id only", b'{"jsonrpc":"2.0","id":1}', "neither a method", -32600, 1, True),
@@ -285,12 +285,12 @@ def test_a_duplicate_envelope_key_is_refused(key: str, spaced: bool) -> None:
     gap = " " if spaced else ""
     members = [f'"{name}":{gap}{value}' for name, value in base.items()]
     data = "{" + f",{gap}".join([*members, f'"{key}":{gap}{values[key]}']) + "}"
-    with pytest.raises(InvalidMessage, match=f"'{key}' occurs twice"):
+    with pytest.raises(InvalidMessage, match="a member occurs twice"):
         decode_message(data.encode())
 
 
 def test_a_duplicate_key_hidden_by_an_escape_is_refused() -> None:
-    with pytest.raises(InvalidMessage, match="'method' occurs twice") as caught:
+    with pytest.raises(InvalidMessage, match="written with an escape") as caught:
         decode_message(b'{"jsonrpc":"2.0","id":4,"meth\\u006fd":"a","method":"b"}')
     assert caught.value.request_id == 4
 
@@ -300,10 +300,8 @@ def test_a_duplicate_key_hidden_by_an_escape_is_refused() -> None:
     [
         b'{"jsonrpc":"2.0","id":1,"method":"a","extra":{"method":1,"id":[2]}}',
         b'  { "jsonrpc" : "2.0",\t"id":1,\r\n"method":"a" }\r\n',
-        b'{"jsonrpc":"2.0","id":1,"m\\u0065thod":"a"}',
         b'{"jsonrpc":"2.0","id":1,"method":"\\u0061"}',
         b'{"jsonrpc":"2.0","id":1,"method":"a"}\r',
-        b'{"x":1,"x":2,"jsonrpc":"2.0","id":1,"method":"a"}',
     ],
 )
 def test_odd_but_unambiguous_envelopes_are_accepted(data: bytes) -> None:
@@ -315,9 +313,21 @@ def test_deep_but_legal_nesting_with_spaces_is_looked_at_closely_and_accepted() 
     assert isinstance(decode_message(data), Request)
 
 
-def test_unknown_keys_may_come_twice() -> None:
-    data = b'{"jsonrpc":"2.0","id":1,"method":"a","x":1,"x":2,"y":12345}'
-    assert decode_message(data) == Request(1, "a")
+def test_an_envelope_with_very_many_members_is_refused() -> None:
+    members = ",".join(f'"x{i}":{i}' for i in range(100))
+    with pytest.raises(InvalidMessage, match="over 64 members"):
+        decode_message(f'{{"jsonrpc":"2.0","id":1,"method":"a",{members}}}'.encode())
+
+
+def test_data_that_python_cannot_express_stays_raw() -> None:
+    digits = b"9" * 5000
+    answer = decode_message(
+        b'{"jsonrpc":"2.0","id":1,"error":{"code":1,"message":"m","data":' + digits + b"}}"
+    )
+    assert isinstance(answer, ErrorResponse)
+    data = answer.as_exception().data
+    assert isinstance(data, Raw)
+    assert bytes(data) == digits
 
 
 def test_only_top_level_keys_decide_the_kind() -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import json
 from collections.abc import Iterable
 from typing import Literal, NoReturn, TypeAlias, TypeVar
 
@@ -22,7 +21,7 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from .errors import RpcError, TransportError
-from .limits import MAX_BATCH_MESSAGES, MAX_NESTING_DEPTH
+from .limits import MAX_BATCH_MESSAGES, MAX_ENVELOPE_MEMBERS, MAX_NESTING_DEPTH
 
 __all__ = [
     "Batch",
@@ -173,9 +172,17 @@ class ErrorResponse(msgspec.Struct, frozen=True, tag_field="jsonrpc", tag="2.0")
     error: ErrorObject
 
     def as_exception(self) -> RpcError:
-        """The `RpcError` that `Peer.request` raises for this answer."""
+        """The `RpcError` that `Peer.request` raises for this answer.
+
+        Its `data` stays raw where Python cannot express it, such as a number of 5,000 digits.
+        """
         error = self.error
-        data = None if error.data is UNSET else error.data_as(object)
+        data: object = None
+        if error.data is not UNSET:
+            try:
+                data = error.data_as(object)
+            except (msgspec.DecodeError, ValueError, RecursionError):
+                data = error.data
         return RpcError(error.code, error.message, data)
 
 
@@ -205,7 +212,6 @@ class _RawError(msgspec.Struct, frozen=True):
     data: Raw | UnsetType = UNSET
 
 
-_ENVELOPE_KEYS = frozenset(_Envelope.__struct_fields__)
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 _decode_error = msgspec.json.Decoder(_RawError).decode
 _decode_raw = msgspec.json.Decoder(Raw).decode
@@ -352,8 +358,12 @@ def _classify_unusual(envelope: _Envelope) -> Message:
         raise InvalidMessage(reason, request_id=request_id, answerable=answerable)
     if error is not UNSET:
         if result is not UNSET:
-            raise InvalidMessage("an answer has both a result and an error", answerable=False)
-        return ErrorResponse(_readable_id(envelope), _error_object(error))
+            raise InvalidMessage(
+                "an answer has both a result and an error",
+                request_id=_readable_id(envelope),
+                answerable=False,
+            )
+        return ErrorResponse(_readable_id(envelope), _error_object(envelope, error))
     if result is not UNSET:
         raise InvalidMessage("a result has no id", answerable=False)
     raise InvalidMessage(
@@ -362,11 +372,15 @@ def _classify_unusual(envelope: _Envelope) -> Message:
     )
 
 
-def _error_object(raw: Raw) -> ErrorObject:
+def _error_object(envelope: _Envelope, raw: Raw) -> ErrorObject:
     try:
         error = _decode_error(raw)
     except _DECODE_FAULTS as fault:
-        raise InvalidMessage(f"the error object is malformed: {fault}", answerable=False) from fault
+        raise InvalidMessage(
+            f"the error object is malformed: {fault}",
+            request_id=_readable_id(envelope),
+            answerable=False,
+        ) from fault
     return ErrorObject(code=error.code, message=error.message, data=error.data)
 
 
@@ -419,29 +433,25 @@ def _large_size(envelope: _Envelope) -> int:
 def _refuse_duplicate_keys(data: bytes, envelope: _Envelope) -> None:
     """Refuse a second `method`, `id`...: two readers of one message might differ.
 
-    The top level is compared with what one reading of it keeps. Compacting first takes
-    white space out of the comparison, escapes in keys are the only other difference,
-    and those are settled by the standard library's parser.
+    The top level is compared with what one reading of it keeps; compacting first takes
+    white space out of the comparison. An escape in a name makes the same difference as a
+    second member: nobody writes one but to hide from a reader, so both are refused.
     """
+    request_id, answerable = _readable_id(envelope), envelope.method is not UNSET
     fields = _decode_fields(data)
-    compacted = compact(data)
-    if len(_encode({key: Raw(compact(bytes(raw))) for key, raw in fields.items()})) == len(
-        compacted
-    ):
-        return
-    seen: list[str] = []
-
-    def pairs(found: list[tuple[str, object]]) -> None:
-        seen[:] = [key for key, _ in found]  # the outermost object is the last one
-
-    json.loads(data, object_pairs_hook=pairs, parse_int=len, parse_float=len)
-    for key in seen:
-        if key in _ENVELOPE_KEYS and seen.count(key) > 1:
-            raise InvalidMessage(
-                f"the member {key!r} occurs twice",
-                request_id=None if key == "id" else _readable_id(envelope),
-                answerable=envelope.method is not UNSET,
-            )
+    if len(fields) > MAX_ENVELOPE_MEMBERS:
+        raise InvalidMessage(
+            f"a message has over {MAX_ENVELOPE_MEMBERS} members",
+            request_id=request_id,
+            answerable=answerable,
+        )
+    kept = _encode({name: Raw(compact(bytes(raw))) for name, raw in fields.items()})
+    if len(kept) != len(compact(data)):
+        raise InvalidMessage(
+            "a member occurs twice, or its name is written with an escape",
+            request_id=request_id,
+            answerable=answerable,
+        )
 
 
 _NO_BRACKETS = bytes(set(range(256)) - set(b'[]{}"'))

@@ -29,6 +29,7 @@ __all__ = [
     "MAX_ABANDONED_IDS",
     "MAX_BATCH_MESSAGES",
     "MAX_CANCELLED_CLOSE_SECONDS",
+    "MAX_ENVELOPE_MEMBERS",
     "MAX_HEADER_BYTES",
     "MAX_INPUT_ROUNDS",
     "MAX_NESTING_DEPTH",
@@ -58,6 +59,9 @@ MAX_HEADER_BYTES = 8 * 1024
 #: Nesting of arrays and objects in one message. msgspec itself gives up at 997 levels on
 #: CPython 3.11 (and shares that budget with the Python stack), so stay well below.
 MAX_NESTING_DEPTH = 128
+#: Members of a message's envelope. JSON-RPC knows six; more than a few others are an attempt
+#: to make looking them over expensive.
+MAX_ENVELOPE_MEMBERS = 64
 #: Messages in one batch (revision 2025-03-26 only); the TypeScript SDK's cap.
 MAX_BATCH_MESSAGES = 100
 #: Bytes that may wait for the wire; older configurations call it write_queue_max_bytes.

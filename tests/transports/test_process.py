@@ -240,6 +240,15 @@ async def test_what_cannot_be_started_is_named(
     assert "secret" not in str(caught.value)
 
 
+async def test_a_program_here_is_never_looked_for_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
+) -> None:
+    (tmp_path / "cat").write_text("not executable, and in the PATH there is one that is")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConnectFailed, match="'./cat': it is not executable"):
+        await connect_process(nursery, ProcessEndpoint(command=("./cat",)))
+
+
 async def test_a_file_that_is_no_program_is_named(tmp_path: Path, nursery: trio.Nursery) -> None:
     garbage = tmp_path / "garbage"
     garbage.write_bytes(b"\x7fnot an executable")

@@ -14,6 +14,7 @@ from trio_mcp_transport.abc import (
     ChannelEvent,
     ChannelState,
     HandshakeTimeout,
+    PeerProtocolError,
 )
 from trio_mcp_transport.endpoints import ProcessEndpoint
 from trio_mcp_transport.errors import MessageTooLarge
@@ -168,7 +169,7 @@ async def accepted_channel(
     return channel, theirs
 
 
-@pytest.mark.parametrize("trickle", [b"", b" ", b"junk\n"])
+@pytest.mark.parametrize("trickle", [b"", b" ", b"[]\n"])
 async def test_an_accepted_connection_must_deliver_a_message_in_time(
     trickle: bytes, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -276,3 +277,51 @@ async def test_a_stream_that_is_closing_in_the_background_is_waited_for(
     stream.closed.set()
     await done.wait()
     assert stream.closes == 1
+
+
+@pytest.mark.parametrize("frames", [False, True])
+async def test_http_at_the_door_is_sent_away_and_nothing_of_it_heeded(
+    frames: bool, nursery: trio.Nursery
+) -> None:
+    channel, theirs = await accepted_channel(nursery)
+    body = b'{"jsonrpc":"2.0","id":1,"method":"tools/call"}\n'
+    await theirs.send_all(b"POST / HTTP/1.1\r\nHost: localhost\r\n\r\n" + body)
+    receive = channel.receive_frames if frames else channel.receive_many
+    with pytest.raises(PeerProtocolError, match="another protocol is spoken"):
+        await receive()
+    with pytest.raises(PeerProtocolError):
+        await receive()
+
+
+async def test_a_mark_and_blanks_may_come_before_the_first_message(
+    nursery: trio.Nursery,
+) -> None:
+    channel, theirs = await accepted_channel(nursery)
+    for piece in (b"\xef\xbb\xbf", b" \n", b'{"jsonrpc":"2.0","method":"n"}\njunk\n'):
+        nursery.start_soon(theirs.send_all, piece)
+        await wait_all_tasks_blocked()
+    assert await channel.receive() == Notification("n")
+    await channel.aclose()
+
+
+async def test_a_client_does_not_answer_what_is_malformed_but_tells_who_waits(
+    nursery: trio.Nursery,
+) -> None:
+    ours, theirs = memory_stream_pair()
+    channel = StreamChannel(
+        ours,
+        nursery=nursery,
+        context=ChannelContext(transport="test"),
+        answer_malformed=False,
+        on_event=lambda _: None,
+    )
+    broken: list[tuple[object, str]] = []
+    channel.on_broken_answer = lambda id_, error: broken.append((id_, str(error)))
+    await theirs.send_all(b'log\n{"jsonrpc":"2.0","id":7,"error":"no"}\n')
+    await theirs.send_all(b'{"jsonrpc":"2.0","method":"n"}\n')
+    assert await channel.receive() == Notification("n")
+    assert [id_ for id_, _ in broken] == [7]
+    assert "error object is malformed" in broken[0][1]
+    assert channel.statistics().messages_sent == 0
+    assert channel.statistics().malformed_received == 2
+    await channel.aclose()

@@ -443,12 +443,19 @@ async def test_a_connect_that_is_cancelled_anywhere_leaves_nothing_behind() -> N
     async with await open_listener() as listener, trio.open_nursery() as nursery:
         target = target_of(listener)
 
+        raised: set[type[BaseException]] = set()
+
         async def connect_and_close() -> None:
-            channel = await connect(nursery, target, None)
+            try:
+                channel = await connect(nursery, target, None)
+            except BaseException as error:
+                raised.add(type(error))
+                raise
             channel.abort()
 
         with trio.fail_after(10):
             assert await cancel_at_each_checkpoint(connect_and_close) > 0
+        assert raised == {trio.Cancelled}
         assert len(os.listdir("/dev/fd")) == descriptors + 1
 
 

@@ -372,6 +372,7 @@ async def connect_process(
         options=endpoint.options,
         on_event=on_event,
         connecting=True,
+        answer_malformed=False,
     )
 
 
@@ -384,11 +385,13 @@ def _find_program(name: str, environment: Mapping[str, str], working_directory: 
     if working_directory is not None and not Path(working_directory).is_dir():
         raise _connect_failed(name, f"no directory {working_directory!r} to start it in")
     if os.path.dirname(name):
-        path = Path(working_directory or "", name)
+        # Joined as text: a Path would drop "./", and then the PATH would be searched.
+        path = os.path.join(working_directory or os.curdir, name)
         found = shutil.which(path)
         if found is None:
+            exists = os.path.exists(path)
             raise _connect_failed(
-                name, "it is not executable" if path.exists() else "there is no such file"
+                name, "it is not executable" if exists else "there is no such file"
             )
     else:
         found = shutil.which(name, path=environment.get("PATH", os.defpath))

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Protocol, runtime_checkable
 
@@ -36,16 +36,13 @@ from ..abc import (
     MessageChannel,
     PeerProtocolError,
 )
-from ..errors import LocalProtocolError, MessageTooLarge, RemoteProtocolError
+from ..errors import LocalProtocolError, RemoteProtocolError
 from ..jsonrpc import (
     Batch,
-    ErrorObject,
-    ErrorResponse,
+    InvalidMessage,
     Message,
     Notification,
-    encode_batch,
-    encode_message,
-    invalid_message_answer,
+    RequestId,
 )
 from ..limits import READ_CHUNK_BYTES, ChannelOptions
 from ..reporting import report
@@ -55,6 +52,7 @@ from ..sansio.machine import NEED_DATA, EndOfData
 from ..sansio.messages import MalformedMessage, MessageEvent, MessageMachine
 from .channel_state import StateCell, make_session_id, stream_lost
 from .outbox import Outbox
+from .own_words import OwnWords
 
 __all__ = ["StreamChannel", "SupportsClose"]
 
@@ -87,11 +85,16 @@ class StreamChannel(MessageChannel):
         connecting: Whether only the first byte from the other side tells that somebody is
             there; until then the state is CONNECTING.
         accepted: Whether the other side has connected to this one, and so has only
-            `handshake_timeout` to deliver its first message.
+            `handshake_timeout` to deliver its first message, and must begin with JSON: a
+            browser that is made to send HTTP to a local port shall not get far.
+        answer_malformed: Whether the other side is told what it sent wrong. A client does
+            not: a server that answers in text would be asked about its answer for ever.
 
     Attributes:
         accept_batches: Whether arrays of messages are taken (revision 2025-03-26): their
             messages are delivered singly and the answers sent as one array.
+        on_broken_answer: Called with the id and the error of a malformed answer, so that
+            whoever waits for it need not wait on; a `Peer` sets it.
     """
 
     def __init__(
@@ -104,6 +107,7 @@ class StreamChannel(MessageChannel):
         on_event: EventHandler | None = None,
         connecting: bool = False,
         accepted: bool = False,
+        answer_malformed: bool = True,
     ) -> None:
         self._stream = stream
         self._nursery = nursery
@@ -114,7 +118,11 @@ class StreamChannel(MessageChannel):
             make_framer(options.framing, max_message_bytes=options.max_message_bytes)
         )
         self._outbox = Outbox(stream, nursery=nursery, options=options, on_failure=self._fail)
+        self._own_words = OwnWords(self._outbox, self._machine.framer, self._may_speak)
         self._state = StateCell(ChannelState.CONNECTING if connecting else ChannelState.CONNECTED)
+        self._answer_malformed = answer_malformed
+        self.on_broken_answer: Callable[[RequestId, InvalidMessage], object] | None = None
+        self._must_begin_with_json = accepted
         self._first_message_due = math.inf
         if accepted:
             self._first_message_due = trio.current_time() + options.handshake_timeout
@@ -193,7 +201,7 @@ class StreamChannel(MessageChannel):
     def statistics(self) -> ChannelStatistics:
         """The counters now."""
         return ChannelStatistics(
-            messages_sent=self._messages_sent,
+            messages_sent=self._messages_sent + self._own_words.sent,
             messages_received=self._messages_received,
             bytes_sent=self._outbox.bytes_written,
             bytes_received=self._bytes_received,
@@ -289,9 +297,12 @@ class StreamChannel(MessageChannel):
             complete = self._batches.answer(value)
             if complete is None:
                 return data
-            self._send_batch_answer(complete)
+            self._own_words.answer_batch(complete)
             return b""
         return self._machine.send(value)
+
+    def _may_speak(self) -> bool:
+        return self._state.is_open and not self._eof_sent
 
     def _check_may_send(self) -> None:
         if not self._state.is_open:
@@ -357,6 +368,8 @@ class StreamChannel(MessageChannel):
                 if data:
                     if not self._bytes_received:
                         self._state.move(ChannelState.CONNECTED)
+                    if self._must_begin_with_json:
+                        self._check_beginning(data)
                     self._bytes_received += len(data)
                     self._machine.receive_data(data)
                 else:
@@ -369,6 +382,21 @@ class StreamChannel(MessageChannel):
             raise trio.EndOfChannel
         finally:
             self._receiver_busy = False
+
+    def _check_beginning(self, data: bytes) -> None:
+        """Refuse who speaks another protocol in lines: nothing of it may be heeded.
+
+        A web page can make a browser send HTTP to a local port, with a body of its choice.
+        """
+        beginning = data.removeprefix(b"\xef\xbb\xbf").lstrip()
+        if not beginning:
+            return
+        self._must_begin_with_json = False
+        starts = {"newline": b"{[", "detect": b"{[Cc"}.get(self._options.framing)
+        if starts is not None and beginning[0] not in starts:
+            error = RemoteProtocolError("the first bytes are no JSON: another protocol is spoken")
+            self._own_words.say_why_it_ends(error)
+            raise self._failed(_broke_protocol(error)) from self._state.failure
 
     async def _read(self) -> bytes:
         self._state.check_open()
@@ -415,11 +443,8 @@ class StreamChannel(MessageChannel):
                     else self._machine.next_event()
                 )
             except RemoteProtocolError as error:
-                cause = PeerProtocolError(str(error))
-                cause.error = error
-                cause.__cause__ = error
-                self._last_words(error)
-                raise self._failed(cause) from self._state.failure
+                self._own_words.say_why_it_ends(error)
+                raise self._failed(_broke_protocol(error)) from self._state.failure
             if last is NEED_DATA:
                 return False
             if isinstance(last, EndOfData):
@@ -444,12 +469,12 @@ class StreamChannel(MessageChannel):
             self._malformed += sum(isinstance(item, Exception) for item in event.items)
             self._inbox.extend(messages)
             self._messages_sent += len(answer)
-            self._send_batch_answer(answer)
+            self._own_words.answer_batch(answer)
         else:
             if self._batches and kind is Notification:
                 assert isinstance(event, Notification)
                 if event.method == "notifications/cancelled":
-                    self._send_batch_answer(self._batches.cancelled(event))
+                    self._own_words.answer_batch(self._batches.cancelled(event))
             self._inbox.append(event)  # type: ignore[arg-type]  # the other kinds are done
 
     def _refuse(self, event: MalformedMessage) -> None:
@@ -464,42 +489,12 @@ class StreamChannel(MessageChannel):
                 context=self._context,
             ),
         )
-        if event.error.answerable:
-            self._try_control(encode_message(invalid_message_answer(event.error)))
-
-    def _send_batch_answer(self, answers: list[Message]) -> None:
-        """Queue the answers to a batch as one array, without waiting.
-
-        The sender that completed it may be cancelled; the others' answers must not be lost
-        with it. If the array is over the limit, they go out singly.
-        """
-        if not answers or not self._state.is_open:
-            return
-        payload = encode_batch(answers)
-        payloads = [payload]
-        if len(payload) > self._options.max_message_bytes:
-            payloads = [encode_message(answer) for answer in answers]
-        # A failure to write is recorded as the channel's, which the next call raises.
-        with suppress(ChannelBroken):
-            self._outbox.put_owed(self._machine.framer.send_many(payloads))
-
-    def _try_control(self, payload: bytes) -> None:
-        """Queue an answer of the channel's own; a channel that ended needs none."""
-        if self._eof_sent or not self._state.is_open:
-            return
-        try:
-            self._outbox.put_control(self._machine.framer.send(payload))
-        except ChannelBroken:
-            return  # recorded as the channel's failure, which the next call raises
-        except MessageTooLarge:
-            return  # with such a limit the peer cannot be told
-        self._messages_sent += 1
-
-    def _last_words(self, error: RemoteProtocolError) -> None:
-        """Tell the peer what it did, if that can be done without waiting."""
-        if self._outbox.is_idle:
-            answer = ErrorResponse(None, ErrorObject(error.code, str(error)))
-            self._try_control(encode_message(answer))
+        error = event.error
+        if error.answerable:
+            if self._answer_malformed:
+                self._own_words.refuse(error)
+        elif error.request_id is not None and self.on_broken_answer is not None:
+            self.on_broken_answer(error.request_id, error)
 
     # -- the end ------------------------------------------------------------------------
 
@@ -578,6 +573,14 @@ class StreamChannel(MessageChannel):
         """Fail, unless the channel has ended before; the exception that tells of its end."""
         self._fail(cause)
         return self._state.ending()
+
+
+def _broke_protocol(error: RemoteProtocolError) -> PeerProtocolError:
+    """The cause to record when the other side broke the framing."""
+    cause = PeerProtocolError(str(error))
+    cause.error = error
+    cause.__cause__ = error
+    return cause
 
 
 def _check_count(count: int) -> None:

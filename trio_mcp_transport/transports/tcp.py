@@ -19,6 +19,7 @@ import trio
 
 from ..abc import ChannelContext, EventHandler, MessageChannel, MessageListener
 from ..endpoints import TcpEndpoint, join_host_port
+from ..reporting import choose_failure
 from .accept import StreamListener, options_for_client
 from .socket_file import BACKLOG
 from .socket_stream import SocketStream, connect_failed, set_buffer_size, take_socket
@@ -58,6 +59,9 @@ async def connect(
     # A name that no DNS can have is a UnicodeError from the IDNA codec.
     except (OSError, UnicodeError) as error:
         raise connect_failed(f"cannot connect to {where}", error) from error
+    except BaseExceptionGroup as group:
+        # Addresses are tried side by side: cancelled, each try tells so.
+        raise choose_failure(group, on_event) from None
     sock = take_socket(stream.socket)
     try:
         # A port of this machine that nobody listens on, but that the system just chose for
@@ -135,6 +139,7 @@ def _make_channel(
         options=endpoint.options,
         on_event=on_event,
         accepted=accepted,
+        answer_malformed=accepted,
     )
 
 

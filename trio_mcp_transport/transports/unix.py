@@ -77,9 +77,9 @@ async def listen(endpoint: UnixEndpoint, on_event: EventHandler | None) -> Messa
     """Listen on a Unix socket with the permissions and owner that were asked for.
 
     The directory must exist, belong to this user, to `owner` or to root, and must not
-    let everybody replace files in it (like ``/tmp``, it may have the sticky bit). A stale
-    socket of this user or `owner` is replaced. The file is removed when the listener
-    closes, if `cleanup_on_drop` is set.
+    let everybody or any group but `group` replace files in it (like ``/tmp``, it may have
+    the sticky bit). A stale socket of this user or `owner` is replaced. The file is removed
+    when the listener closes, if `cleanup_on_drop` is set.
 
     An abstract name has no file and so no permissions. `permissions` is applied to each
     peer's credentials instead: by default only this user, `owner` and root come in.
@@ -194,6 +194,7 @@ def _make_channel(
         options=endpoint.options,
         on_event=on_event,
         accepted=peer_address is None,
+        answer_malformed=peer_address is None,
     )
 
 
