@@ -67,6 +67,9 @@ def test_every_command_has_a_help(name: str, capsys: pytest.CaptureFixture[str])
         ),
         (["serve", "--listen", "memory:x"], "no other process could ever connect"),
         (["serve", "--listen", "stdio:cat"], "a command is served with `-- COMMAND`"),
+        (["serve", "--listen", "stdio:", "--listen", "stdio:?framing=detect"], "is given twice"),
+        (["serve", "--listen", "unix:/x", "--listen", "unix:/y/../x"], "is given twice"),
+        (["serve", "--listen", "tcp://[::1]:9", "--listen", "tcp://[::1]:9"], "is given twice"),
         (["serve", "--stdiocfg", "timeout_ms=soon"], "--stdiocfg: timeout_ms"),
         (["serve", "--stdiocfg", "a=1", "--transport=tcp"], "--stdiocfg says nothing about tcp"),
         (["serve", "--stdiocfg", "timeout_ms=1", "--listen", "unix:/x"], "--stdiocfg and"),
@@ -116,7 +119,18 @@ def test_a_wrong_variable_is_named(
     assert told in refused(capsys, "serve")
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "[::]", "[2001:db8::1]"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "0.0.0.0",
+        "192.0.2.1",
+        "[::]",
+        "[2001:db8::1]",
+        "*",
+        "no-such-name.invalid",
+        "loc\u00e4lhost",
+    ],
+)
 def test_strangers_are_not_served_by_accident(
     host: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
+import os
 import socket
 from collections.abc import Mapping, Sequence
 
@@ -14,7 +15,14 @@ import msgspec
 
 from ..endpoint_parser import endpoint_from_environment, parse_endpoint
 from ..endpoint_schemes import transport_names
-from ..endpoints import Endpoint, MemoryEndpoint, ProcessEndpoint, TcpEndpoint
+from ..endpoints import (
+    Endpoint,
+    MemoryEndpoint,
+    ProcessEndpoint,
+    StdioEndpoint,
+    TcpEndpoint,
+    UnixEndpoint,
+)
 from ..errors import ConfigurationError
 
 __all__ = [
@@ -115,7 +123,7 @@ def listening_endpoints(
     A client's framing is found out by its first bytes, unless the endpoint names one.
 
     Raises:
-        ConfigurationError: One is wrong, or nobody could ever connect to it.
+        ConfigurationError: One is wrong or given twice, or nobody could ever connect to it.
     """
     if listen and stdiocfg is not None:
         raise ConfigurationError("--stdiocfg and --listen: give stdio's options in --listen")
@@ -133,7 +141,23 @@ def listening_endpoints(
             raise ConfigurationError(
                 f"--listen {endpoint}: no other process could ever connect to it"
             )
+    places = [_place(endpoint) for endpoint in found]
+    for index, (endpoint, place) in enumerate(zip(found, places, strict=True)):
+        if place is not None and place in places[:index]:
+            raise ConfigurationError(f"--listen {endpoint}: it is given twice")
     return [detecting(endpoint) for endpoint in found]
+
+
+def _place(endpoint: Endpoint) -> object:
+    """What only one can listen at, whatever its options; None if any number can."""
+    match endpoint:
+        case StdioEndpoint():
+            return "stdio"
+        case TcpEndpoint(host=host, port=port) if port:
+            return host, port
+        case UnixEndpoint(path=path):
+            return path if path.startswith("@") else os.path.abspath(path)
+    return None
 
 
 def detecting(endpoint: Endpoint) -> Endpoint:
@@ -152,25 +176,24 @@ def check_authenticated(endpoints: Sequence[Endpoint]) -> None:
     Own streams and Unix sockets have the operating system's permissions.
 
     Raises:
-        ConfigurationError: One is a TCP address that is not loopback.
+        ConfigurationError: One is a TCP address that is not known to be loopback.
     """
     for endpoint in endpoints:
-        if isinstance(endpoint, TcpEndpoint) and not _is_loopback(endpoint.host):
+        if isinstance(endpoint, TcpEndpoint) and not _is_loopback(endpoint):
             raise ConfigurationError(
                 f"--listen {endpoint}: everybody who reaches this address could connect, as"
                 " nobody has to prove who they are; --allow-unauthenticated permits that"
             )
 
 
-def _is_loopback(host: str) -> bool:
+def _is_loopback(endpoint: TcpEndpoint) -> bool:
+    """Whether all that `listen` would bind is loopback; it asks the system just as that does."""
     try:
-        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
-    except ValueError:
-        pass
-    try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        return True  # it cannot be listened at either, and that error says why
-    return all(
-        ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback for *_, address in found
-    )
+        endpoint.host.encode("ascii")  # else it depends on who encodes the name
+        found = socket.getaddrinfo(
+            endpoint.host, endpoint.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        addresses = [str(address[0]).partition("%")[0] for *_, address in found]
+        return all(ipaddress.ip_address(address).is_loopback for address in addresses)
+    except (OSError, ValueError):
+        return False  # whatever it is, it is not known to be safe
