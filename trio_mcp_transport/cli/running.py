@@ -18,6 +18,7 @@ import trio
 
 from ..errors import ConfigurationError, TransportError
 from ..reporting import lone_exception
+from .log_writer import LogWriter
 from .terminal import StdoutClosed, tell
 
 __all__ = ["ExitStatus", "Shutdown", "explain", "run", "set_up_logging"]
@@ -79,7 +80,11 @@ def run(main: Callable[[Shutdown], Awaitable[int]]) -> int:
     Raises:
         Exception: What `main` raised, as it was.
     """
-    return trio.run(_run, main)
+    try:
+        return trio.run(_run, main)
+    finally:
+        for handler in logging.getLogger().handlers:
+            handler.flush()  # before anything is told of the end
 
 
 async def _run(main: Callable[[Shutdown], Awaitable[int]]) -> int:
@@ -150,7 +155,10 @@ class _Formatter(logging.Formatter):
 
 
 def set_up_logging(level: str, *, debug: bool) -> None:
-    """Log to stderr."""
-    handler = logging.StreamHandler(sys.stderr)
+    """Log to stderr, without ever waiting for it."""
+    try:
+        handler: logging.Handler = LogWriter(sys.stderr)
+    except (AttributeError, OSError):  # there is none, or none that is a file
+        handler = logging.NullHandler() if sys.stderr is None else logging.StreamHandler()
     handler.setFormatter(_Formatter(debug=debug))
     logging.basicConfig(level=level.upper(), handlers=[handler])
