@@ -20,6 +20,8 @@ from pathlib import Path
 
 import pytest
 
+from trio_mcp_transport import reporting
+
 HAS_PROC = sys.platform == "linux"
 #: Only waited for when a thread is still there: one that was told to end may need a moment.
 THREAD_GRACE_SECONDS = 1.0
@@ -141,6 +143,12 @@ def _no_garbage_left_behind() -> Iterator[None]:
     """Collect what has grown old, so that its warnings fail this module, not another."""
     yield
     gc.collect()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_logged_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no test find its events left out of the log for what others logged."""
+    monkeypatch.setattr(reporting, "_limit", reporting.LogLimit())
 
 
 @pytest.fixture(autouse=True)

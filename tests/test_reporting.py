@@ -6,9 +6,10 @@ import logging
 
 import pytest
 
+from trio_mcp_transport import reporting
 from trio_mcp_transport.abc import ChannelEvent, ConnectionLost
 from trio_mcp_transport.errors import ConnectFailed
-from trio_mcp_transport.reporting import choose_failure, flatten, lone_exception, report
+from trio_mcp_transport.reporting import LogLimit, choose_failure, flatten, lone_exception, report
 
 pytestmark = pytest.mark.connect
 
@@ -98,3 +99,36 @@ def test_a_handler_of_events_that_fails_is_logged_and_so_is_the_event(
     assert [record.levelno for record in caplog.records] == [logging.ERROR, logging.WARNING]
     assert caplog.records[0].exc_info is not None
     assert caplog.records[0].exc_info[1] is FIRST
+
+
+def test_of_a_flood_a_burst_is_logged_and_then_one_a_second() -> None:
+    now = 0.0
+    limit = LogLimit(lambda: now)
+    assert [limit.admit("a") for _ in range(1000)] == [0] * 20 + [None] * 980
+    assert limit.admit("b") == 0  # each name for itself
+    now = 0.9
+    assert limit.admit("a") is None
+    now = 1.0
+    assert [limit.admit("a") for _ in range(3)] == [981, None, None]
+    now = 1000.0
+    assert [limit.admit("a") for _ in range(22)] == [2] + [0] * 19 + [None] * 2
+
+
+def test_the_log_tells_how_many_events_it_leaves_out_and_a_handler_gets_all(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(reporting, "_limit", LogLimit(lambda: now))
+    event = ChannelEvent(name="it.happened", message="here")
+    for _ in range(100):
+        report(None, event)
+    now = 1.0
+    report(None, event)
+    assert [record.getMessage() for record in caplog.records] == [
+        *["it.happened: here"] * 20,
+        "it.happened: here (and 80 more)",
+    ]
+    events: list[ChannelEvent] = []
+    for _ in range(100):
+        report(events.append, event)
+    assert events == [event] * 100

@@ -7,7 +7,8 @@ on with its work.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import overload
 
 import trio
@@ -19,24 +20,67 @@ __all__ = ["choose_failure", "flatten", "lone_exception", "report", "report_task
 
 _logger = logging.getLogger("trio_mcp_transport")
 
+#: How many events of one name are logged at once, and how many a second after those.
+LOG_BURST = 20
+LOGS_PER_SECOND = 1.0
+
+
+class LogLimit:
+    """Decides which events are logged: a peer that floods us must not flood the log.
+
+    A token bucket for each name. Names come from this package, so there are few.
+
+    Args:
+        clock: The seconds that have passed since any moment.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        #: Of each name: how many may be logged now, since when, and how many were not.
+        self._states: dict[str, tuple[float, float, int]] = {}
+
+    def admit(self, name: str) -> int | None:
+        """How many of this name were left out since the last; None: leave this out, too."""
+        now = self._clock()
+        room, since, left_out = self._states.get(name, (LOG_BURST, now, 0))
+        room = min(LOG_BURST, room + (now - since) * LOGS_PER_SECOND)
+        if room < 1:
+            self._states[name] = (room, now, left_out + 1)
+            return None
+        self._states[name] = (room - 1, now, 0)
+        return left_out
+
+
+_limit = LogLimit()
+
 
 def report(on_event: EventHandler | None, event: ChannelEvent) -> None:
     """Hand an event to its handler; log it where there is none, or where that fails.
 
+    Of many events with one name 20 are logged, and then one a second, with the number of
+    those left out. A handler gets them all.
+
     What the peer or the network did is logged as a warning; an exception that is none of
     this package's own is logged as an error, with its traceback.
     """
+    failure: Exception | None = None
     if on_event is not None:
         try:
             on_event(event)
-        except Exception:
-            _logger.exception("on_event failed for %s: %s", event.name, event.message)
+        except Exception as error:
+            failure = error
         else:
             return
+    left_out = _limit.admit(event.name)
+    if left_out is None:
+        return
+    if failure is not None:
+        _logger.error("on_event failed for %s: %s", event.name, event.message, exc_info=failure)
+    more = f" (and {left_out} more)" if left_out else ""
     if event.error is None or isinstance(event.error, TransportError):
-        _logger.warning("%s: %s", event.name, event.message)
+        _logger.warning("%s: %s%s", event.name, event.message, more)
     else:
-        _logger.error("%s: %s", event.name, event.message, exc_info=event.error)
+        _logger.error("%s: %s%s", event.name, event.message, more, exc_info=event.error)
 
 
 def report_task_failure(error: BaseException, on_event: EventHandler | None) -> None:
