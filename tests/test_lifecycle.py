@@ -205,6 +205,16 @@ async def test_silence_means_legacy(autojump_clock: trio.testing.MockClock) -> N
     assert server.seen[:3] == ["server/discover", "notifications/cancelled", "initialize"]
 
 
+async def test_the_probe_waits_no_longer_than_a_request_may(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    ours, theirs = memory_channel_pair()
+    async with theirs, Peer(ours, request_timeout=2) as client:
+        with pytest.raises(RequestTimeout):
+            await negotiate(client, client_info=INFO)
+        assert trio.current_time() < 5  # for the probe, and for `initialize`
+
+
 async def test_a_result_that_is_no_discover_result_means_legacy() -> None:
     found, _ = await negotiate_with({"server/discover": {"ok": True}, "initialize": INITIALIZED})
     assert found.era == "legacy"

@@ -96,7 +96,7 @@ async def negotiate(
         revisions: The revisions to accept, where `revision` does not say.
         log_level: Least severe log message that a modern server shall send.
         probe_timeout: Seconds of silence after which a server counts as legacy, unless its
-            answer to `initialize` says otherwise.
+            answer to `initialize` says otherwise; no more than the peer's `request_timeout`.
 
     Returns:
         What was agreed on; also in `peer.negotiated`.
@@ -116,6 +116,7 @@ async def negotiate(
             raise ConfigurationError(f"client_info must have a {key}")
     if log_level is not None and log_level not in LOG_LEVELS:
         raise ConfigurationError(f"log_level must be one of {', '.join(LOG_LEVELS)}")
+    probe_timeout = min(probe_timeout, peer.request_timeout)
     client = _Client(peer, dict(client_info), dict(client_capabilities or {}), log_level)
     step = first_step(accepted)
     tried: list[Probe | Initialize] = []
