@@ -10,6 +10,7 @@ import pytest
 import trio
 from msgspec import Raw
 from peer_wire import ask, progress_of, token_of, wired
+from trio.testing import memory_stream_pair
 
 from trio_mcp_transport.abc import (
     ChannelContext,
@@ -23,6 +24,7 @@ from trio_mcp_transport.errors import (
 from trio_mcp_transport.jsonrpc import (
     ErrorObject,
     ErrorResponse,
+    InvalidMessage,
     Notification,
     Request,
     Response,
@@ -116,6 +118,15 @@ async def test_an_answer_to_nothing_is_counted_and_reported() -> None:
         assert [event.name for event in wire.events] == ["answer.unknown", "answer.unknown"]
 
 
+async def test_an_id_that_a_stranger_chose_is_reported_no_longer_than_people_read() -> None:
+    async with wired() as wire:
+        await wire.send(Response("x" * 1_000_000, {}))
+        assert wire.peer.statistics().answers_unknown == 1
+        (event,) = wire.events
+        assert "xxx" in event.message
+        assert len(event.message) < 150
+
+
 async def test_a_request_that_is_too_large_raises_and_the_peer_goes_on() -> None:
     left, right = trio.testing.memory_stream_pair()
     options = ChannelOptions(max_message_bytes=200)
@@ -136,6 +147,30 @@ async def test_a_request_that_is_too_large_raises_and_the_peer_goes_on() -> None
             await trio.testing.wait_all_tasks_blocked()
             assert asked.outcome == Raw(b"{}")
             assert peer.statistics().requests_sent == 1
+
+
+async def test_a_malformed_answer_fails_the_request_it_names_at_once(
+    nursery: trio.Nursery,
+) -> None:
+    ours, theirs = memory_stream_pair()
+    channel = StreamChannel(
+        ours,
+        nursery=nursery,
+        context=ChannelContext(transport="test"),
+        answer_malformed=False,
+        on_event=lambda _: None,
+    )
+    async with Peer(channel) as peer:
+        for broken in (b'"error":"no"', b'"result":1,"error":{"code":1,"message":"m"}'):
+
+            async def answer(broken: bytes = broken) -> None:
+                asked = msgspec.json.decode(await theirs.receive_some())
+                head = b'{"jsonrpc":"2.0","id":%d,' % asked["id"]
+                await theirs.send_all(head + broken + b"}\n")
+
+            nursery.start_soon(answer)
+            with pytest.raises(InvalidMessage, match="the answer is malformed"):
+                await peer.request("m")
 
 
 # -- cancelling and timeouts --------------------------------------------------------

@@ -129,7 +129,7 @@ class Outgoing:
         else:
             self.unknown += 1
             self._report(
-                "answer.unknown", f"an answer to {request_id!r}, which was not asked", None
+                "answer.unknown", f"an answer to {request_id!r:.100}, which was not asked", None
             )
 
     def deliver_related(self, notification: Notification) -> bool:
