@@ -282,3 +282,46 @@ def test_a_peer_has_at_least_one_handler() -> None:
     ours, _ = memory_channel_pair()
     with pytest.raises(ValueError, match="max_handlers"):
         Peer(ours, max_handlers=0)
+
+
+@pytest.mark.parametrize("raw", [b"{bad", b"", b"1}\n{", b'"\xff"'])
+async def test_raw_json_that_is_none_is_an_internal_error(raw: bytes) -> None:
+    router = Router()
+
+    @router.method("raw")
+    async def answer(ctx: Context) -> Raw:
+        await trio.lowlevel.checkpoint()
+        return Raw(raw)
+
+    async with served(router) as side:
+        assert (await side.error("raw"))[0] == -32603
+
+
+@pytest.mark.parametrize("code", ["abc", None, 1.5])
+async def test_an_rpc_error_that_cannot_be_sent_is_an_internal_error(code: int) -> None:
+    router = Router()
+
+    @router.method("odd")
+    async def answer(ctx: Context) -> Raw:
+        await trio.lowlevel.checkpoint()
+        raise RpcError(code, "m")
+
+    async with served(router) as side:
+        assert (await side.error("odd"))[0] == -32603
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+
+async def test_an_exception_without_words_is_still_answered() -> None:
+    router = Router()
+
+    @router.method("odd")
+    async def answer(ctx: Context) -> Raw:
+        await trio.lowlevel.checkpoint()
+        raise Unspeakable
+
+    async with served(router, expose_errors=True) as side:
+        assert await side.error("odd") == (-32603, "Unspeakable")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from msgspec import Raw
 
-from .jsonrpc import Notification, Request
+from .jsonrpc import InvalidMessage, Notification, Request, RequestId
 
 if TYPE_CHECKING:
     from .peer import Peer
@@ -22,6 +22,7 @@ __all__ = [
     "Conversation",
     "Dispatcher",
     "RequestPolicy",
+    "TellsBrokenAnswers",
 ]
 
 
@@ -30,6 +31,13 @@ class AcceptsBatches(Protocol):
     """A channel that can take arrays of messages, once a revision allows them."""
 
     accept_batches: bool
+
+
+@runtime_checkable
+class TellsBrokenAnswers(Protocol):
+    """A channel that can tell of a malformed answer whose id could be read."""
+
+    on_broken_answer: Callable[[RequestId, InvalidMessage], object] | None
 
 
 class Call(Protocol):

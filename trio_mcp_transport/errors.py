@@ -108,6 +108,8 @@ class RpcError(TransportError):
     """
 
     def __init__(self, code: int, message: str, data: object = None) -> None:
+        if not isinstance(code, int) or not isinstance(message, str):
+            raise TypeError(f"RpcError needs an integer and a text, not {code!r} and {message!r}")
         super().__init__(code, message, data)
         self.code = code
         self.message = message

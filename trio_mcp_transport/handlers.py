@@ -12,6 +12,7 @@ import enum
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import msgspec
 import trio
@@ -279,6 +280,9 @@ class Handlers:
             text = "The handler gave no result"
             self._report("handler.failed", f"{text}: {incoming.method!r}", None)
             return ErrorResponse(incoming.id, ErrorObject(int(ErrorCode.INTERNAL_ERROR), text))
+        if type(result) is Raw and not _is_json(result):
+            self._report("handler.failed", f"the result of {incoming.method!r} is no JSON", None)
+            return ErrorResponse(incoming.id, INTERNAL_ERROR)
         return Response(incoming.id, result)
 
     def _failed(self, incoming: _Incoming, error: Exception) -> ErrorResponse:
@@ -288,7 +292,9 @@ class Handlers:
         if not (self.ending and isinstance(lone, GONE)):  # an ordinary thing at the end
             self._report("handler.failed", f"the handler of {incoming.method!r} failed", error)
         if self._expose_errors:
-            text = f"{type(lone).__name__}: {lone}"
+            text = type(lone).__name__
+            with suppress(Exception):  # its own __str__ may fail
+                text += f": {lone}"
             return ErrorResponse(incoming.id, ErrorObject(int(ErrorCode.INTERNAL_ERROR), text))
         return ErrorResponse(incoming.id, INTERNAL_ERROR)
 
@@ -313,6 +319,16 @@ class Handlers:
             await self._channel.send(ErrorResponse(incoming.id, error))
         except (*GONE, MessageTooLarge):
             pass  # not even a text as short as this one is allowed
+
+
+def _is_json(raw: Raw) -> bool:
+    """Whether raw JSON that a handler made is whole: it goes out as it is."""
+    try:
+        msgspec.json.decode(raw, type=Raw)
+        bytes(raw).decode()
+    except ENCODE_FAULTS:
+        return False
+    return True
 
 
 def held_bytes(message: Request | Notification) -> int:

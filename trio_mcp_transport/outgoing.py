@@ -17,7 +17,7 @@ from msgspec import UNSET, Raw
 from .abc import ChannelBroken, MessageChannel
 from .errors import MessageTooLarge, RequestTimeout
 from .handlers import GONE, Reporter
-from .jsonrpc import ErrorResponse, Notification, Request, RequestId, Response
+from .jsonrpc import ErrorResponse, InvalidMessage, Notification, Request, RequestId, Response
 from .pending import Pending, PendingTable, Progress, ProgressParams
 from .sansio.metadata import as_raw, with_meta
 
@@ -132,6 +132,12 @@ class Outgoing:
                 "answer.unknown", f"an answer to {request_id!r:.100}, which was not asked", None
             )
 
+    def deliver_broken(self, request_id: RequestId, error: InvalidMessage) -> None:
+        """Fail whoever waits for an answer that came malformed."""
+        pending = self._table.take(request_id)
+        if pending is not None:
+            pending.finish(error)
+
     def deliver_related(self, notification: Notification) -> bool:
         """Hand over a notification that belongs to a request; False if it does not."""
         pending = self._table.related(notification)
@@ -173,4 +179,6 @@ class Outgoing:
 
 def fresh(cause: Exception) -> Exception:
     """An exception of the waiter's own, to be raised `from` the one cause."""
+    if isinstance(cause, InvalidMessage):
+        return InvalidMessage(f"the answer is malformed: {cause}", code=cause.code)
     return cause.again() if isinstance(cause, ChannelBroken) else type(cause)(*cause.args)

@@ -30,7 +30,13 @@ from .abc import (
     EventHandler,
     MessageChannel,
 )
-from .conversation import AcceptsBatches, Conversation, Dispatcher, RequestPolicy
+from .conversation import (
+    AcceptsBatches,
+    Conversation,
+    Dispatcher,
+    RequestPolicy,
+    TellsBrokenAnswers,
+)
 from .errors import LocalProtocolError, MessageTooLarge, RpcError
 from .handlers import (
     ENCODE_FAULTS,
@@ -160,6 +166,8 @@ class Peer:
         self._on_event = on_event
         self._policy: RequestPolicy | None = None
         self._outgoing = Outgoing(channel, self.report)
+        if isinstance(channel, TellsBrokenAnswers):
+            channel.on_broken_answer = self._outgoing.deliver_broken
         self._handlers = Handlers(
             channel,
             max_handlers=max_handlers,
@@ -380,6 +388,7 @@ class Peer:
             ConnectionLost: The other side ended the conversation first.
             ChannelBroken: The channel failed; the cause is chained.
             trio.ClosedResourceError: This side closed the peer.
+            InvalidMessage: The answer is malformed, though its id could be read.
             InvalidResult: The result breaks the negotiated revision.
             msgspec.ValidationError: The result is not of `result_type`.
         """

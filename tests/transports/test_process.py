@@ -245,7 +245,7 @@ async def test_a_program_here_is_never_looked_for_elsewhere(
 ) -> None:
     (tmp_path / "cat").write_text("not executable, and in the PATH there is one that is")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConnectFailed, match="'./cat': it is not executable"):
+    with pytest.raises(ConnectFailed, match=r"'\./cat': it is not executable"):
         await connect_process(nursery, ProcessEndpoint(command=("./cat",)))
 
 
