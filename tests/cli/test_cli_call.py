@@ -88,6 +88,38 @@ async def test_an_answer_that_does_not_come_in_time_is_status_1() -> None:
     assert done.err == "trio-mcp: no answer to tools/call within 0.5 s\n"
 
 
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"PYTHONIOENCODING": "latin-1"},
+        {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    ],
+    ids=["latin-1", "POSIX"],
+)
+async def test_arguments_and_results_are_utf_8_in_every_locale(variables: dict[str, str]) -> None:
+    echo = '{"name":"echo","arguments":{"text":"d\u00e9j\u00e0 \u65e5\u672c"}}'
+    done = await run_cli("call", SERVER, "tools/call", echo, variables=variables)
+    assert done.status == 0, done.err
+    assert "d\u00e9j\u00e0 \u65e5\u672c".encode() in done.out
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="arguments are no bytes there")
+@pytest.mark.parametrize("name", ["METHOD", "PARAMS_JSON"])
+async def test_arguments_that_are_no_utf_8_are_refused(name: str) -> None:
+    words = {"METHOD": ["p\udcff"], "PARAMS_JSON": ["ping", '{"a":"\udcff"}']}[name]
+    done = await run_cli("call", SERVER, *words)
+    assert done.status == 2
+    assert f"{name} is no UTF-8" in done.err
+
+
+async def test_a_server_that_says_nothing_takes_no_longer_than_the_timeout() -> None:
+    mute = f'stdio:{sys.executable} -c "import sys; sys.stdin.read()"'
+    with trio.fail_after(8):  # the probe alone would be 10 s
+        done = await run_cli("call", mute, "ping", "--timeout", "0.5")
+    assert done.status == 1
+    assert "no answer to initialize within 0.5 s" in done.err
+
+
 async def test_nobody_reading_the_result_is_quiet() -> None:
     read_end, write_end = os.pipe()
     os.close(read_end)

@@ -17,7 +17,7 @@ from typing import Protocol, cast
 from .. import __version__
 from ..errors import ConfigurationError
 from .running import ExitStatus, explain, set_up_logging
-from .terminal import tell
+from .terminal import tell, write_utf8
 
 __all__ = ["Command", "main"]
 
@@ -136,6 +136,7 @@ def _add_common(parser: argparse.ArgumentParser, *, suppress: bool) -> None:
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
+    write_utf8()
     level = arguments.log_level or _level_from_environment()
     set_up_logging("debug" if arguments.debug else level, debug=arguments.debug)
     for name in arguments.imports:

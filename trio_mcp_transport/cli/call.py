@@ -87,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
     endpoint, words = _endpoint(arguments, list(arguments.words))
     if len(words) > 2:
         raise ConfigurationError(f"too many arguments: {' '.join(words[2:])}")
-    method = words[0] if words else DEFAULT_METHOD
+    method = _utf8("METHOD", words[0]).decode() if words else DEFAULT_METHOD
     params = _params(words[1]) if len(words) == 2 else None
     return run_command(
         partial(_call, endpoint, method, params, arguments.timeout, arguments.revision)
@@ -110,11 +110,21 @@ def _endpoint(
     return read_endpoint_argument("ENDPOINT", words[0]), words[1:]
 
 
-def _params(text: str) -> Raw:
+def _utf8(name: str, text: str) -> bytes:
+    """An argument's bytes. Under the C locale Python decodes nothing but ASCII (PEP 383)."""
     try:
-        document = text.encode()
+        document = text.encode(errors="surrogateescape")
+        document.decode()
+    except UnicodeError as error:
+        raise ConfigurationError(f"{name} is no UTF-8: {error}") from error
+    return document
+
+
+def _params(text: str) -> Raw:
+    document = _utf8("PARAMS_JSON", text)
+    try:
         value = msgspec.json.decode(document)
-    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise ConfigurationError(f"PARAMS_JSON: {error}") from error
     if not isinstance(value, dict | list):
         raise ConfigurationError("PARAMS_JSON must be an object or an array")

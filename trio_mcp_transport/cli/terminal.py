@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ __all__ = [
     "printable",
     "tell",
     "wants_colour",
+    "write_utf8",
 ]
 
 
@@ -61,6 +63,12 @@ def wants_colour(stream: TextIO | None) -> bool:
         and os.environ.get("TERM") != "dumb"
         and importlib.util.find_spec("rich") is not None
     )
+
+
+def write_utf8() -> None:
+    """Make stdout UTF-8, as JSON is (RFC 8259 section 8.1), whatever the locale says."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 def print_text(text: str) -> None:
