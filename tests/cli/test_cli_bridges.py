@@ -171,8 +171,8 @@ async def test_each_connection_has_a_child_of_its_own_that_ends_with_it(tmp_path
             bound = await server.wait_listening()
             first, second = await connect(bound), await connect(bound)
             for stream in (first, second):
-                await stream.send_all(b"\xffanything\r\n")
-                assert await read_line(stream) == b"\xffanything\r\n"
+                await stream.send_all(b"{\xffanything\r\n")
+                assert await read_line(stream) == b"{\xffanything\r\n"
             pids = set(map(int, os.listdir(tmp_path)))
             assert len(pids) == 2
             await first.send_eof()
@@ -241,14 +241,49 @@ async def test_beyond_the_cap_connections_wait_for_their_child(tmp_path: Path) -
     ) as server:
         bound = await server.wait_listening()
         first, second = await connect(bound), await connect(bound)
-        await first.send_all(b"1\n")
-        assert await read_line(first) == b"1\n"
-        await second.send_all(b"2\n")
+        await first.send_all(b"[1]\n")
+        assert await read_line(first) == b"[1]\n"
+        await second.send_all(b"[2]\n")
         first_pid = await pid_in(tmp_path / "pid")
         await first.aclose()
-        assert await read_line(second) == b"2\n"
+        assert await read_line(second) == b"[2]\n"
         assert await pid_in(tmp_path / "pid") != first_pid
         await second.aclose()
+
+
+async def test_clients_that_left_while_they_waited_get_no_child(tmp_path: Path) -> None:
+    # Each child that is started leaves a line.
+    log = tmp_path / "log"
+    program = (
+        f"import os, sys\n"
+        f"with open({str(log)!r}, 'a') as file: file.write('started\\n')\n"
+        "for line in sys.stdin.buffer: os.write(1, line)\n"
+    )
+    async with running(
+        "serve", "--listen", "tcp://127.0.0.1:0", "--max-children=1", "--",
+        sys.executable, "-I", "-S", "-c", program,
+    ) as server:  # fmt: skip
+        bound = await server.wait_listening()
+        first = await connect(bound)
+        await first.send_all(b"[1]\n")
+        assert await read_line(first) == b"[1]\n"
+        for _ in range(100):
+            stream = await connect(bound)
+            await stream.send_eof()
+            assert await stream.receive_some() == b""  # it was noticed, not left waiting
+            await stream.aclose()
+        async with await connect(bound) as live:
+            # What it sends while it waits reaches its child, in order.
+            await live.send_all(b"[2]\n[3]\n")
+            await first.aclose()
+            assert await read_line(live) == b"[2]\n"
+            await live.send_all(b"4\n")
+            await live.send_eof()
+            rest = b""
+            while chunk := await live.receive_some():
+                rest += chunk
+            assert rest == b"[3]\n4\n"
+        assert log.read_text() == "started\n" * 2
 
 
 async def test_a_command_is_served_at_several_endpoints_at_once(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import TypeAlias
 import trio
 
 from ..abc import ChannelBroken, ChannelEvent, MessageChannel
-from ..bridge import bridge_channels
+from ..bridge import SupportsFrames, bridge_channels
 from ..connect import open_channel
 from ..endpoints import Endpoint, ProcessEndpoint, StdioEndpoint
 from ..errors import ConfigurationError, TransportError
@@ -183,16 +183,70 @@ class _Children:
             ChannelBroken: The client's channel failed.
             TransportError: The child could not be started, or failed.
         """
-        async with self._places:
+        try:
+            first = await self._take_place(client)
+        except trio.EndOfChannel:
+            return
+        try:
             if stop.is_set():
                 return
             async with open_channel(self._endpoint) as child:
                 try:
+                    if first:
+                        assert isinstance(child, SupportsFrames)
+                        await child.send_frames(first)
                     end = await bridge_channels(client, child, drain=self._drain, stop=stop)
                 except ChannelBroken as error:
                     if which_failed(error, client):
                         raise
                     raise TransportError(f"{self._endpoint}: {error}") from error
+        finally:
+            self._places.release()
         if not end.complete:
             message = f"the child had not ended {self._drain:g} s after its client; closed it"
             report(None, ChannelEvent(name="drain.expired", message=message))
+
+    async def _take_place(self, client: MessageChannel) -> list[bytes]:
+        """Wait for a place; return the frame that the client sent meanwhile, if it did.
+
+        As long as it has sent nothing it is read from, so that those who left are not in
+        line. A second frame is not read: it might be endless many.
+
+        Raises:
+            trio.EndOfChannel: The client has left, and no place was taken.
+            ChannelBroken: Its channel failed, likewise.
+        """
+        try:
+            self._places.acquire_nowait()
+        except trio.WouldBlock:
+            pass
+        else:
+            return []
+        if not isinstance(client, SupportsFrames):
+            await self._places.acquire()
+            return []
+        first: list[bytes] = []
+        failure: trio.EndOfChannel | trio.BrokenResourceError | None = None
+        taken = False
+
+        async def read(client: SupportsFrames) -> None:
+            nonlocal failure
+            try:
+                first.extend(await client.receive_frames(1))
+            except (trio.EndOfChannel, trio.BrokenResourceError) as error:
+                failure = error
+                nursery.cancel_scope.cancel()
+
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(read, client)
+                await self._places.acquire()
+                taken = True
+                nursery.cancel_scope.cancel()
+            if failure is not None:
+                raise failure
+        except BaseException:
+            if taken:
+                self._places.release()
+            raise
+        return first
