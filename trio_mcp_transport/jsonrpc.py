@@ -232,7 +232,7 @@ _DECODE_FAULTS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, Value
 # -- decoding -----------------------------------------------------------------------
 
 
-def decode_message(data: bytes, *, max_depth: int = MAX_NESTING_DEPTH) -> Message:
+def decode_message(data: bytes, max_depth: int = MAX_NESTING_DEPTH) -> Message:
     """Decode one message.
 
     Args:

@@ -109,15 +109,12 @@ class MessageMachine:
         Never raises. What it leaves (an unterminated last line, the end, a fault) comes
         out of `next_event`.
         """
-        decode = decode_message
-        depth = self._max_depth
-        events: list[MessageEvent] = []
-        for payload in self.framer.next_payloads(max_events):
-            try:
-                events.append(decode(payload, max_depth=depth))
-            except InvalidMessage as error:
-                events.append(self._unusual(payload, error))
-        return events
+        payloads = self.framer.next_payloads(max_events)
+        decode, depth = decode_message, self._max_depth
+        try:
+            return [decode(payload, depth) for payload in payloads]
+        except InvalidMessage:
+            return [self._decode(payload) for payload in payloads]
 
     def _decode(self, payload: bytes) -> MessageEvent:
         try:
