@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
@@ -224,9 +225,10 @@ def test_the_pages_show_endpoints_of_every_scheme() -> None:
     ],
 )
 def test_every_option_is_explained(struct: type[Endpoint | ChannelOptions]) -> None:
-    explained = f"{struct.__doc__}{Endpoint.__doc__}"
+    # Python 3.13 and later take the indentation out by themselves.
+    explained = "\n".join(inspect.cleandoc(each.__doc__ or "") for each in (struct, Endpoint))
     for field in msgspec.structs.fields(struct):
-        assert f"\n        {field.name}: " in explained, field.name
+        assert f"\n    {field.name}: " in explained, field.name
 
 
 @pytest.mark.parametrize("command", ["serve", "connect", "call", "tap", "demo", "bench"])
