@@ -41,6 +41,7 @@ HOUSE: list[tuple[tuple[str, ...], bool]] = [
         ),
         True,
     ),
+    (("security",), False),
     (("reporting",), False),
     (("abc",), False),
     (("sansio",), False),

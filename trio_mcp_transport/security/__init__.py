@@ -1,0 +1,1 @@
+"""Policies: who may talk to a server, and what browsers are told. Decisions are pure."""
