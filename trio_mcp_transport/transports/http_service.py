@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..sansio.http_facts import ConnectionFacts
+from ..security.facts import ConnectionFacts
 
 if TYPE_CHECKING:
     from ..sansio.http1 import BodyData, EndOfBody, InformationalResponse, RequestHead, ResponseHead
