@@ -81,7 +81,7 @@ IMPURE_MODULES = {
     "trio",
 }
 #: What a plain installation has; anything else only where the second column says.
-CORE = {"trio", "msgspec", "outcome"}  # outcome is part of Trio's interface
+CORE = {"trio", "msgspec", "h11", "outcome"}  # outcome is part of Trio's interface
 EXTRAS_MAY_BE_IMPORTED_BY = {
     "rich": {"cli"},
     "mcp": {"interop", "cli"},

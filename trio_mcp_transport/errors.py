@@ -13,6 +13,7 @@ Trio's own (`trio.BrokenResourceError`) and therefore live in `abc.py`.
      |    +-- LocalProtocolError   this program misused a machine
      |    +-- RemoteProtocolError  the peer broke the protocol
      +-- RpcError                an error answer, received or to be sent
+     |    +-- MethodNotFound     this router has no such method
      +-- RequestTimeout          no answer in time; the peer was told
      +-- RequestIdInUse          the id belongs to a request in flight
 """
@@ -26,6 +27,7 @@ __all__ = [
     "FeatureUnavailable",
     "LocalProtocolError",
     "MessageTooLarge",
+    "MethodNotFound",
     "ProtocolError",
     "RemoteProtocolError",
     "RequestIdInUse",
@@ -81,13 +83,15 @@ class ProtocolError(TransportError):
 
     Attributes:
         code: JSON-RPC error code that tells the peer, if it can be told.
+        status: HTTP status that tells the peer, if the conversation is HTTP.
     """
 
-    def __init__(self, message: str, *, code: int = -32600) -> None:
+    def __init__(self, message: str, *, code: int = -32600, status: int = 400) -> None:
         if type(self) is ProtocolError:
             raise TypeError("ProtocolError is abstract: raise Local or Remote")
         super().__init__(message)
         self.code = code
+        self.status = status
 
 
 class LocalProtocolError(ProtocolError):
@@ -117,6 +121,19 @@ class RpcError(TransportError):
 
     def __str__(self) -> str:
         return f"{self.message} ({self.code})"
+
+
+class MethodNotFound(RpcError):
+    """No handler is registered for the method, as opposed to one that says so itself.
+
+    Over HTTP that is the difference between status 404 and 200.
+    """
+
+    def __init__(self, method: str) -> None:
+        super().__init__(-32601, f"Method not found: {method[:100]}")
+
+    def __reduce__(self) -> tuple[type[MethodNotFound], tuple[str]]:
+        return type(self), (self.message.removeprefix("Method not found: "),)
 
 
 class RequestTimeout(TransportError, TimeoutError):

@@ -1,0 +1,94 @@
+"""What the HTTP client needs from whoever sends its requests: two abstract classes.
+
+Implemented by the connection pool (`http_pool`) and by the adapter for a client that the
+user brings. A sender knows HTTP alone; everything about MCP is above it. It follows no
+redirect, keeps no cookies and never sends a request twice unless no server can have seen it.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from contextlib import AbstractAsyncContextManager
+
+from ..sansio.headers import NO_HEADERS, Headers
+
+__all__ = ["HttpResponse", "HttpSender"]
+
+
+class HttpResponse(ABC):
+    """A response whose head has come; its body is read as it comes.
+
+    Good only inside the `async with` of `HttpSender.request`. One task reads at a time.
+
+    Attributes:
+        status: The status of the final response.
+        headers: Its header fields.
+    """
+
+    status: int
+    headers: Headers
+
+    @abstractmethod
+    async def receive_some(self) -> bytes:
+        """The next bytes of the body, as they come; ``b""`` is its end, again and again.
+
+        Cancelling loses nothing. A checkpoint.
+
+        Raises:
+            trio.BrokenResourceError: The connection ended in the middle of the body.
+            trio.ClosedResourceError: The block was left.
+            RemoteProtocolError: The server broke HTTP.
+        """
+
+    async def read(self, max_bytes: int) -> bytes:
+        """The whole body, or what is left of it.
+
+        Raises:
+            MessageTooLarge: It is larger than `max_bytes`; what was read is dropped.
+            trio.BrokenResourceError: As `receive_some`, as are the others.
+        """
+        raise NotImplementedError
+
+
+class HttpSender(ABC):
+    """Sends HTTP requests, any number at a time."""
+
+    @abstractmethod
+    def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Headers = NO_HEADERS,
+        body: bytes = b"",
+        head_timeout: float = math.inf,
+    ) -> AbstractAsyncContextManager[HttpResponse]:
+        """Send a request; the block begins when the head of its response is there.
+
+        Leaving the block before the body's end closes the connection (that is how a
+        request is given up), after it the connection is used again. Leaving never waits.
+        Cancelled while it waits, nothing is left behind.
+
+        Args:
+            method: The method.
+            url: ``http://HOST[:PORT]/PATH?QUERY``; user names and fragments are refused.
+            headers: The fields; ``Host`` and ``Content-Length`` are added.
+            body: The whole body.
+            head_timeout: Seconds from the first byte sent until the whole head of the final
+                response is there. Connecting and waiting for a free connection have the
+                sender's own limits.
+
+        Raises:
+            ConnectFailed: No connection; the server saw nothing of the request.
+            RequestTimeout: The head did not come within `head_timeout`.
+            ConnectionLost: The connection ended before the head had come: the server may
+                have seen the request or not.
+            RemoteProtocolError: What came is not HTTP, or over a limit.
+            ConfigurationError: The URL is wrong.
+            FeatureUnavailable: The scheme needs what is not installed.
+        """
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Close all connections. Requests that run get `trio.ClosedResourceError`."""
