@@ -52,6 +52,8 @@ HOUSE: list[tuple[tuple[str, ...], bool]] = [
             "endpoint_values",
             "endpoints",
             "errors",
+            "http_endpoints",
+            "http_origins",
             "jsonrpc",
             "limits",
             "public_paths",

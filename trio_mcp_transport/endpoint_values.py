@@ -24,6 +24,7 @@ from msgspec.inspect import (
     StrType,
     Type,
     UnionType,
+    VarTupleType,
 )
 
 from .errors import ConfigurationError
@@ -99,6 +100,8 @@ def write_value(value: object, declared: Type) -> str:
         return str(int(value)) if value.is_integer() and value < 1e15 else repr(value)
     if isinstance(value, int) and is_octal(declared):
         return f"0{value:o}"
+    if isinstance(value, tuple):
+        return ",".join(value)
     return str(value)
 
 
@@ -125,6 +128,8 @@ def read_value(name: str, text: str, declared: Type) -> object:
         return text
     if isinstance(plain, StrType):
         return text
+    if isinstance(plain, VarTupleType) and isinstance(plain.item_type, StrType):
+        return [item for part in text.split(",") if (item := part.strip())]
     raise ConfigurationError(f"{name} cannot be written as text")
 
 

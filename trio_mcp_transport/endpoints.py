@@ -34,6 +34,7 @@ __all__ = [
     "StdioEndpoint",
     "TcpEndpoint",
     "UnixEndpoint",
+    "check_host",
     "join_host_port",
 ]
 
@@ -57,8 +58,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     A subclass names its `scheme`, the fields that its `target` writes, and its own
     fields; it gets checking, text form, equality and hash from here. Field types are
-    limited to bool, int, float (seconds), str, literals of str, and these or None;
-    other types must be part of the target.
+    limited to bool, int, float (seconds), str, literals of str, these or None, and
+    ``tuple[str, ...]`` of texts without commas; other types must be part of the target.
 
     Attributes:
         options: Limits and timeouts of each channel made from this endpoint.
@@ -276,7 +277,7 @@ class TcpEndpoint(Endpoint, frozen=True):
             ConfigurationError: As for every endpoint.
         """
         super().__post_init__()
-        _check_host(self.host)
+        check_host(self.host)
 
     @property
     def bind_address(self) -> str:
@@ -384,7 +385,12 @@ def _refuse_nul(name: str, *texts: str) -> None:
         raise ConfigurationError(f"{name} must not contain a NUL character")
 
 
-def _check_host(host: str) -> None:
+def check_host(host: str) -> None:
+    """Refuse what cannot be a host.
+
+    Raises:
+        ConfigurationError: It is neither a name nor an address.
+    """
     if not host:
         raise ConfigurationError("host must not be empty")
     if ":" in host:

@@ -19,13 +19,18 @@ __all__ = [
     "CONTROL_LANE_BYTES",
     "DEFAULT_DRAIN_SECONDS",
     "DEFAULT_MAX_CONNECTIONS",
+    "DEFAULT_MAX_EXCHANGES",
     "DEFAULT_MAX_HANDLERS",
     "DEFAULT_MAX_HELD_BYTES",
     "DEFAULT_MAX_MESSAGE_BYTES",
     "DEFAULT_MAX_QUEUED_REQUESTS",
     "DEFAULT_MAX_REQUEST_TIMEOUT",
+    "DEFAULT_MAX_SESSIONS",
     "DEFAULT_OUTBOX_BYTES",
     "DISCOVER_PROBE_TIMEOUT",
+    "HTTP_BODY_TIMEOUT",
+    "HTTP_HEAD_TIMEOUT",
+    "HTTP_IDLE_TIMEOUT",
     "MAX_ABANDONED_IDS",
     "MAX_BATCH_MESSAGES",
     "MAX_CANCELLED_CLOSE_SECONDS",
@@ -41,6 +46,9 @@ __all__ = [
     "PROGRESS_PER_SECOND",
     "READ_CHUNK_BYTES",
     "REQUEST_STATE_SECONDS",
+    "SESSION_IDLE_TIMEOUT",
+    "SSE_KEEP_ALIVE_INTERVAL",
+    "SSE_QUIET_INTERVAL",
     "WRITE_SLICE_BYTES",
     "ChannelOptions",
     "Framing",
@@ -114,6 +122,25 @@ MAX_SUBSCRIBED_URIS = 1000
 #: comes faster is merged into the newest.
 PROGRESS_BURST = 20
 PROGRESS_PER_SECOND = 20.0
+
+#: HTTP requests in flight at a time: of one client to one endpoint, or at one listener.
+DEFAULT_MAX_EXCHANGES = 1000
+#: Legacy sessions of one server at a time; each may hold tables and a standalone stream.
+DEFAULT_MAX_SESSIONS = 1000
+#: Seconds after which a session that nobody uses ends.
+SESSION_IDLE_TIMEOUT = 1800.0
+#: Seconds between comments on a silent stream: below the 60 s after which proxies such as
+#: nginx (proxy_read_timeout) give a connection up.
+SSE_KEEP_ALIVE_INTERVAL = 15.0
+#: Seconds of silence after which an answer that could be JSON becomes a stream.
+SSE_QUIET_INTERVAL = 5.0
+#: Seconds in which the whole head of an HTTP request must have come, and then its body:
+#: 16 MiB at 280 kB/s.
+HTTP_HEAD_TIMEOUT = 15.0
+HTTP_BODY_TIMEOUT = 60.0
+#: Seconds that a connection without a request is kept; nginx keeps 75 s, and a client
+#: must give up before its server does.
+HTTP_IDLE_TIMEOUT = 60.0
 
 
 class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
