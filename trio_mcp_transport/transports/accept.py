@@ -36,6 +36,7 @@ from ..reporting import lone_exception, report
 __all__ = [
     "ChannelHandler",
     "ServingListener",
+    "SocketAcceptor",
     "StreamListener",
     "options_for_client",
     "serve_listener",
@@ -241,43 +242,29 @@ async def serve_listener(
         raise failure
 
 
-class StreamListener(MessageListener):
-    """Accepts stream sockets: the listener of TCP and of Unix sockets.
+class SocketAcceptor:
+    """Accepts from listening sockets: what listeners over sockets share.
 
     Several sockets (an address of each family, say) are served in turn, so none of them
     can starve the others.
 
     Args:
         sockets: Listening sockets, owned from now on; made non-blocking.
-        endpoint: Where they listen.
-        make_channel: Makes a channel of an accepted socket, without waiting. What it
-            raises closes the socket; an OSError means that this connection failed.
         on_close: Called once, before the sockets are closed.
     """
 
     def __init__(
-        self,
-        sockets: Sequence[socket.socket],
-        endpoint: str,
-        make_channel: Callable[[socket.socket, trio.Nursery], MessageChannel],
-        on_close: Callable[[], object] | None = None,
+        self, sockets: Sequence[socket.socket], on_close: Callable[[], object] | None = None
     ) -> None:
         for sock in sockets:
             sock.setblocking(False)
         self.sockets = list(sockets)
-        self._endpoint = endpoint
-        self._make_channel = make_channel
         self._on_close = on_close
         self._accepting = False
         self._closed = False
 
-    @property
-    def endpoint(self) -> str:
-        """Where it listens, as the string that a client may connect to."""
-        return self._endpoint
-
-    async def accept(self, nursery: trio.Nursery) -> MessageChannel:
-        """Wait for a connection and make a channel of it.
+    async def accept(self) -> socket.socket:
+        """Wait for a connection; the caller owns it.
 
         A checkpoint; if cancelled, no connection was accepted.
 
@@ -292,30 +279,19 @@ class StreamListener(MessageListener):
         self._accepting = True
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
-            accepted = self._accept_nowait()
-            if accepted is not None:
-                sock = accepted
+            sock = self._accept_nowait()
+            if sock is not None:
                 try:
                     await trio.lowlevel.cancel_shielded_checkpoint()
                 except BaseException:  # KeyboardInterrupt may come at any checkpoint
                     sock.close()
                     raise
-            else:
-                while (accepted := self._accept_nowait()) is None:
-                    await self._wait_readable()
-                sock = accepted
+                return sock
+            while (sock := self._accept_nowait()) is None:
+                await self._wait_readable()
+            return sock
         finally:
             self._accepting = False
-        try:
-            return self._make_channel(sock, nursery)
-        except OSError as error:
-            sock.close()
-            if isinstance(error, ConnectFailed):
-                raise
-            raise ConnectFailed(f"the connection failed as it came: {error}") from error
-        except BaseException:
-            sock.close()
-            raise
 
     def _accept_nowait(self) -> socket.socket | None:
         """Accept from the first socket that has somebody; that one is asked last next time."""
@@ -349,8 +325,8 @@ class StreamListener(MessageListener):
             for sock in self.sockets:
                 nursery.start_soon(wait, sock)
 
-    async def aclose(self) -> None:
-        """Stop listening, then checkpoint. Idempotent; channels that were accepted go on."""
+    def close(self) -> None:
+        """Stop listening. Idempotent; what was accepted goes on."""
         if not self._closed:
             self._closed = True
             try:
@@ -360,6 +336,60 @@ class StreamListener(MessageListener):
                 for sock in self.sockets:
                     trio.lowlevel.notify_closing(sock)
                     sock.close()
+
+
+class StreamListener(MessageListener):
+    """Accepts stream sockets: the listener of TCP and of Unix sockets.
+
+    Args:
+        sockets: As for `SocketAcceptor`.
+        endpoint: Where they listen.
+        make_channel: Makes a channel of an accepted socket, without waiting. What it
+            raises closes the socket; an OSError means that this connection failed.
+        on_close: As for `SocketAcceptor`.
+    """
+
+    def __init__(
+        self,
+        sockets: Sequence[socket.socket],
+        endpoint: str,
+        make_channel: Callable[[socket.socket, trio.Nursery], MessageChannel],
+        on_close: Callable[[], object] | None = None,
+    ) -> None:
+        self._acceptor = SocketAcceptor(sockets, on_close)
+        self._endpoint = endpoint
+        self._make_channel = make_channel
+
+    @property
+    def sockets(self) -> list[socket.socket]:
+        """The listening sockets."""
+        return self._acceptor.sockets
+
+    @property
+    def endpoint(self) -> str:
+        """Where it listens, as the string that a client may connect to."""
+        return self._endpoint
+
+    async def accept(self, nursery: trio.Nursery) -> MessageChannel:
+        """Wait for a connection and make a channel of it.
+
+        Raises as `SocketAcceptor.accept`.
+        """
+        sock = await self._acceptor.accept()
+        try:
+            return self._make_channel(sock, nursery)
+        except OSError as error:
+            sock.close()
+            if isinstance(error, ConnectFailed):
+                raise
+            raise ConnectFailed(f"the connection failed as it came: {error}") from error
+        except BaseException:
+            sock.close()
+            raise
+
+    async def aclose(self) -> None:
+        """Stop listening, then checkpoint. Idempotent; channels that were accepted go on."""
+        self._acceptor.close()
         await trio.lowlevel.checkpoint()
 
 

@@ -25,7 +25,7 @@ from .socket_file import BACKLOG
 from .socket_stream import SocketStream, connect_failed, set_buffer_size, take_socket
 from .stream_channel import StreamChannel
 
-__all__ = ["connect", "listen"]
+__all__ = ["SocketAddress", "connect", "host_and_port", "listen", "open_listeners", "set_options"]
 
 #: Probes that must stay unanswered, and how much of `keep_alive` they take in all: a peer
 #: that vanished is noticed after twice `keep_alive`.
@@ -35,7 +35,7 @@ _MAX_KEEP_ALIVE_SECONDS = 32767
 #: Tries to find one port that is free on every address.
 _SAME_PORT_TRIES = 16
 
-_Address = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
+SocketAddress = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
 
 
 async def connect(
@@ -94,19 +94,10 @@ async def listen(endpoint: TcpEndpoint, on_event: EventHandler | None) -> Messag
     Raises:
         ConnectFailed: The name cannot be looked up, or an address cannot be bound.
     """
-    try:
-        found = await trio.socket.getaddrinfo(
-            endpoint.host,
-            endpoint.port,
-            type=socket.SOCK_STREAM,
-            flags=socket.AI_PASSIVE,
-        )
-        addresses = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
-        sockets = _bind_all(addresses, endpoint)
-    except (OSError, UnicodeError) as error:
-        where = f"tcp://{join_host_port(endpoint.host, endpoint.port)}"
-        raise connect_failed(f"cannot listen on {where}", error) from error
-    host, port = _host_and_port(sockets[0].getsockname())
+    sockets = await open_listeners(
+        endpoint, f"tcp://{join_host_port(endpoint.host, endpoint.port)}"
+    )
+    host, port = host_and_port(sockets[0].getsockname())
     if len(sockets) > 1:
         host = endpoint.host
 
@@ -115,6 +106,29 @@ async def listen(endpoint: TcpEndpoint, on_event: EventHandler | None) -> Messag
 
     bound = TcpEndpoint(host=host, port=port, options=options_for_client(endpoint.options))
     return StreamListener(sockets, str(bound), make_channel)
+
+
+async def open_listeners(endpoint: TcpEndpoint, where: str) -> list[socket.socket]:
+    """A listening socket for each address of the host, all on one port.
+
+    Args:
+        endpoint: Host, port and buffer size.
+        where: What the error is to name.
+
+    Raises:
+        ConnectFailed: The name cannot be looked up, or an address cannot be bound.
+    """
+    try:
+        found = await trio.socket.getaddrinfo(
+            endpoint.host,
+            endpoint.port,
+            type=socket.SOCK_STREAM,
+            flags=socket.AI_PASSIVE,
+        )
+        addresses = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
+        return _bind_all(addresses, endpoint)
+    except (OSError, UnicodeError) as error:
+        raise connect_failed(f"cannot listen on {where}", error) from error
 
 
 def _make_channel(
@@ -128,10 +142,10 @@ def _make_channel(
     """Set the options and wrap the socket; an OSError means that the peer is gone already."""
     context = ChannelContext(
         transport="tcp",
-        local_address=join_host_port(*_host_and_port(sock.getsockname())),
-        peer_address=join_host_port(*_host_and_port(sock.getpeername())),
+        local_address=join_host_port(*host_and_port(sock.getsockname())),
+        peer_address=join_host_port(*host_and_port(sock.getpeername())),
     )
-    _set_options(sock, endpoint)
+    set_options(sock, endpoint)
     return StreamChannel(
         SocketStream(sock),
         nursery=nursery,
@@ -143,7 +157,8 @@ def _make_channel(
     )
 
 
-def _set_options(sock: socket.socket, endpoint: TcpEndpoint) -> None:
+def set_options(sock: socket.socket, endpoint: TcpEndpoint) -> None:
+    """Set what the endpoint says on a connected socket."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, endpoint.nodelay)
     _set_keep_alive(sock, endpoint.keep_alive)
     set_buffer_size(sock, endpoint.buffer_size)
@@ -166,7 +181,7 @@ def _set_keep_alive(sock: socket.socket, seconds: float) -> None:
 
 
 def _bind_all(
-    addresses: Sequence[tuple[socket.AddressFamily, _Address]], endpoint: TcpEndpoint
+    addresses: Sequence[tuple[socket.AddressFamily, SocketAddress]], endpoint: TcpEndpoint
 ) -> list[socket.socket]:
     """Listen on each address; on the same port where the system chooses it."""
     for _ in range(_SAME_PORT_TRIES - 1):
@@ -179,7 +194,7 @@ def _bind_all(
 
 
 def _try_bind_all(
-    addresses: Sequence[tuple[socket.AddressFamily, _Address]], endpoint: TcpEndpoint
+    addresses: Sequence[tuple[socket.AddressFamily, SocketAddress]], endpoint: TcpEndpoint
 ) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     unsupported: OSError | None = None
@@ -211,7 +226,7 @@ def _try_bind_all(
     return sockets
 
 
-def _host_and_port(address: _Address) -> tuple[str, int]:
+def host_and_port(address: SocketAddress) -> tuple[str, int]:
     """Host and port of a socket address; a link-local one says on which interface it is."""
     host, port, *rest = address
     host = str(host)
