@@ -13,6 +13,7 @@ from .abc import (
     ChannelCapabilities,
     ChannelContext,
     ChannelEvent,
+    ChannelSession,
     ChannelState,
     ChannelStatistics,
     ConnectionLost,
@@ -49,6 +50,7 @@ from .errors import (
     FeatureUnavailable,
     LocalProtocolError,
     MessageTooLarge,
+    MethodNotFound,
     ProtocolError,
     RemoteProtocolError,
     RequestIdInUse,
@@ -76,6 +78,7 @@ from .jsonrpc import (
     encode_batch,
     encode_message,
     invalid_message_answer,
+    relate,
 )
 from .lifecycle import EraChoice, InvalidResult, NegotiationFailed, negotiate
 from .limits import ChannelOptions, Framing, WhenFull
@@ -120,6 +123,7 @@ __all__ = [
     "ChannelHandler",
     "ChannelOptions",
     "ChannelOverrides",
+    "ChannelSession",
     "ChannelState",
     "ChannelStatistics",
     "ConfigurationError",
@@ -160,6 +164,7 @@ __all__ = [
     "MessageChannel",
     "MessageListener",
     "MessageTooLarge",
+    "MethodNotFound",
     "Negotiated",
     "NegotiationFailed",
     "Notification",
@@ -215,6 +220,7 @@ __all__ = [
     "parse_endpoint",
     "read_endpoint",
     "register_transport",
+    "relate",
     "run_with_restarts",
     "serve_channels",
     "serve_listener",

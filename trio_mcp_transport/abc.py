@@ -18,12 +18,14 @@ import trio
 from .errors import RemoteProtocolError, TransportError
 from .jsonrpc import Message
 from .limits import ChannelOptions
+from .sansio.headers import Headers
 
 __all__ = [
     "ChannelBroken",
     "ChannelCapabilities",
     "ChannelContext",
     "ChannelEvent",
+    "ChannelSession",
     "ChannelState",
     "ChannelStatistics",
     "ConnectionLost",
@@ -115,6 +117,34 @@ class PeerCredentials(msgspec.Struct, frozen=True):
     gid: int
 
 
+class ChannelSession:
+    """What the exchanges of one session share: there is one such object per session.
+
+    Args:
+        id: The session's id, as it stands on the wire.
+        principal: Whom it belongs to, or None where nobody was authenticated.
+
+    Attributes:
+        id: See above.
+        principal: See above.
+        state: What the dispatcher keeps for the session, whatever that is: `Router` puts
+            its `Session` here when it answers `initialize`. None until then.
+    """
+
+    __slots__ = ("_last_token", "id", "principal", "state")
+
+    def __init__(self, id: str, principal: str | None = None) -> None:  # ruff: ignore[builtin-argument-shadowing]
+        self.id = id
+        self.principal = principal
+        self.state: object | None = None
+        self._last_token = 0
+
+    def new_progress_token(self) -> str:
+        """A progress token that no other request of this session has."""
+        self._last_token += 1
+        return f"session-{self._last_token}"
+
+
 class ChannelContext(msgspec.Struct, frozen=True, kw_only=True):
     """What is known about the connection, beside the messages and never in them.
 
@@ -125,6 +155,13 @@ class ChannelContext(msgspec.Struct, frozen=True, kw_only=True):
         peer_credentials: Who is there, on Unix sockets that can tell.
         principal: The authenticated identity, or None. A Unix peer is ``uid:N``.
         process_id: The child's process id.
+        headers: The head of the HTTP request that the channel came with.
+        session: What this exchange shares with the others of its session. None where there
+            are no sessions: the connection is all there is, or each request is by itself.
+        protocol_version: The revision that the transport has judged the exchange to be of;
+            None where the messages alone decide.
+        client_address: The client's address, also behind proxies that are trusted to tell
+            it; None where that is `peer_address` or nobody knows.
     """
 
     transport: str
@@ -133,6 +170,10 @@ class ChannelContext(msgspec.Struct, frozen=True, kw_only=True):
     peer_credentials: PeerCredentials | None = None
     principal: str | None = None
     process_id: int | None = None
+    headers: Headers | None = None
+    session: ChannelSession | None = None
+    protocol_version: str | None = None
+    client_address: str | None = None
 
 
 class ChannelCapabilities(msgspec.Struct, frozen=True, kw_only=True):

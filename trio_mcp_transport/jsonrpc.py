@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import enum
 from collections.abc import Iterable
-from typing import Literal, NoReturn, TypeAlias, TypeVar
+from typing import Literal, NoReturn, Self, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
@@ -40,6 +40,7 @@ __all__ = [
     "encode_batch",
     "encode_message",
     "invalid_message_answer",
+    "relate",
 ]
 
 T = TypeVar("T")
@@ -96,7 +97,20 @@ def _typed(value: object, type_: type[T]) -> T:
     return msgspec.convert(value, type_)
 
 
-class Request(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="jsonrpc", tag="2.0"):
+class _Message(msgspec.Struct, frozen=True, dict=True, tag_field="jsonrpc", tag="2.0"):
+    """What is known of a message beside its fields: never encoded, no part of equality."""
+
+    @property
+    def related_to(self) -> RequestId | None:
+        """The id of the request that this message belongs to, where the transport knows.
+
+        Over HTTP each message comes on the stream of a request, or on one of none; what
+        is sent may say likewise where it is to go. See `relate`.
+        """
+        return getattr(self, "_related_to", None)
+
+
+class Request(_Message, frozen=True, omit_defaults=True):
     """A call that wants an answer.
 
     Attributes:
@@ -119,7 +133,7 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="jsonrp
         return _typed(self.params, type_)
 
 
-class Notification(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="jsonrpc", tag="2.0"):
+class Notification(_Message, frozen=True, omit_defaults=True):
     """A message that must not be answered. `params` as in `Request`."""
 
     method: str
@@ -134,7 +148,7 @@ class Notification(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="j
         return _typed(self.params, type_)
 
 
-class Response(msgspec.Struct, frozen=True, tag_field="jsonrpc", tag="2.0"):
+class Response(_Message, frozen=True):
     """The result of a request: the same id, and a result that is raw when received."""
 
     id: RequestId
@@ -165,16 +179,31 @@ class ErrorObject(msgspec.Struct, frozen=True, omit_defaults=True):
         return _typed(self.data, type_)
 
 
-class ErrorResponse(msgspec.Struct, frozen=True, tag_field="jsonrpc", tag="2.0"):
+class ErrorResponse(_Message, frozen=True):
     """A failed request. `id` is None when the request's id could not be read."""
 
     id: RequestId | None
     error: ErrorObject
 
-    def as_exception(self) -> RpcError:
-        """The `RpcError` that `Peer.request` raises for this answer.
+    @property
+    def cause(self) -> BaseException | None:
+        """What really happened, where this answer was made on this side and stands for it.
 
-        Its `data` stays raw where Python cannot express it, such as a number of 5,000 digits.
+        A channel whose request failed without an answer from the peer gives the reason
+        here; a router says here that it has no such method. Never encoded.
+        """
+        return getattr(self, "_cause", None)
+
+    def with_cause(self, cause: BaseException | None) -> Self:
+        """Note the cause; returns the same object."""
+        self.__dict__["_cause"] = cause
+        return self
+
+    def as_exception(self) -> RpcError:
+        """The `RpcError` for this answer, raised from the `cause` if there is one.
+
+        `Peer.request` raises a cause that is a `TransportError` in place of it. Its `data`
+        stays raw where Python cannot express it, such as a number of 5,000 digits.
         """
         error = self.error
         data: object = None
@@ -183,12 +212,26 @@ class ErrorResponse(msgspec.Struct, frozen=True, tag_field="jsonrpc", tag="2.0")
                 data = error.data_as(object)
             except (msgspec.DecodeError, ValueError, RecursionError):
                 data = error.data
-        return RpcError(error.code, error.message, data)
+        exception = RpcError(error.code, error.message, data)
+        exception.__cause__ = self.cause
+        return exception
 
 
 Message: TypeAlias = Request | Notification | Response | ErrorResponse
 # Their struct tags put `"jsonrpc": "2.0"` in front, so each encodes as it goes out.
 _MESSAGE_TYPES = frozenset({Request, Notification, Response, ErrorResponse})
+AnyMessage = TypeVar("AnyMessage", bound=Message)
+
+
+def relate(message: AnyMessage, request_id: RequestId | None) -> AnyMessage:
+    """Note which request a message belongs to; returns the same object.
+
+    Args:
+        message: Gets a new `related_to`; the rest of it stays as it is.
+        request_id: The request, or None for none.
+    """
+    message.__dict__["_related_to"] = request_id
+    return message
 
 
 class Batch(msgspec.Struct, frozen=True):

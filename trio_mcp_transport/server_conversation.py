@@ -16,7 +16,7 @@ import msgspec
 from msgspec import UNSET, Raw
 
 from .context import Context, Session
-from .errors import RpcError
+from .errors import MethodNotFound, RpcError
 from .hub import LIST_KINDS, LegacySubscriber, ListKind, ModernSubscriber, SubscriptionFilter
 from .jsonrpc import ErrorCode, Notification, Request
 from .limits import MAX_SUBSCRIBED_URIS, MAX_SUBSCRIPTIONS
@@ -43,23 +43,13 @@ if TYPE_CHECKING:
     from .peer import Peer
     from .router import Router
 
-__all__ = ["MethodNotFound", "Route", "RoutedCall", "ServerConversation", "with_params"]
+__all__ = ["Route", "RoutedCall", "ServerConversation", "with_params"]
 
 P = TypeVar("P")
 T = TypeVar("T")
 
 _EMPTY = Raw(b"{}")
 _DEFAULT_HINT = CacheHint()
-
-
-class MethodNotFound(RpcError):
-    """No handler is registered for the method, as opposed to one that says so itself."""
-
-    def __init__(self, method: str) -> None:
-        super().__init__(ErrorCode.METHOD_NOT_FOUND, f"Method not found: {method[:100]}")
-
-    def __reduce__(self) -> tuple[type[MethodNotFound], tuple[str]]:
-        return type(self), (self.message.removeprefix("Method not found: "),)
 
 
 class Route(msgspec.Struct, frozen=True):
