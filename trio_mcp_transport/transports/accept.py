@@ -34,6 +34,7 @@ from ..limits import DEFAULT_MAX_CONNECTIONS, ChannelOptions
 from ..reporting import lone_exception, report
 
 __all__ = [
+    "AcceptLoop",
     "ChannelHandler",
     "ServingListener",
     "SocketAcceptor",
@@ -73,42 +74,35 @@ _ONE_CONNECTION_ERRNOS = frozenset(
 )
 
 
-class ServingListener:
-    """A listener that is being served: what `serve_listener` reports when it starts.
+class AcceptLoop:
+    """The loop that accepts at one listener, for as long as that is possible.
 
     Attributes:
-        listener: The listener.
-        open_connections: How many connections are open now.
-        accepted: How many were accepted since the start.
+        endpoint: Where it listens, as the string that a client may connect to.
     """
 
-    def __init__(
-        self,
-        listener: MessageListener,
-        handler: ChannelHandler,
-        max_connections: int,
-        on_event: EventHandler | None,
-    ) -> None:
-        self.listener = listener
-        self.open_connections = 0
-        self.accepted = 0
-        self._handler = handler
+    def __init__(self, endpoint: str, max_connections: int, on_event: EventHandler | None) -> None:
+        if max_connections < 1:
+            raise ValueError(f"max_connections must be at least 1, not {max_connections}")
+        self.endpoint = endpoint
         self._on_event = on_event
         self._places = trio.Semaphore(max_connections)
 
-    @property
-    def endpoint(self) -> str:
-        """Where it listens, as the string that a client may connect to."""
-        return self.listener.endpoint
+    async def accept_one(self, nursery: trio.Nursery) -> Exception | None:
+        """Accept one connection and see to it in the nursery; or return what went wrong.
 
-    async def _run(self, handler_nursery: trio.Nursery) -> Exception | None:
+        Releases the place that was acquired for it when it is done.
+        """
+        raise NotImplementedError
+
+    async def run(self, nursery: trio.Nursery) -> Exception | None:
         """Accept until the listener is closed; return what broke it, if that did."""
         # Only the first of a run of equal failures is reported: at ten a second they
         # would bury everything else.
         reported: int | None = None
         while True:
             await self._places.acquire()
-            failure: Exception | None = await handler_nursery.start(self._accept_and_serve)
+            failure = await self.accept_one(nursery)
             match failure:
                 case None:
                     reported = None
@@ -127,6 +121,38 @@ class ServingListener:
                     await trio.sleep(ACCEPT_RETRY_SECONDS)
                 case _:
                     return failure
+
+    def _report(self, name: str, message: str, error: Exception) -> None:
+        text = f"{self.endpoint}: {message}: {error}"
+        report(self._on_event, ChannelEvent(name=name, message=text, error=error))
+
+
+class ServingListener(AcceptLoop):
+    """A listener that is being served: what `serve_listener` reports when it starts.
+
+    Attributes:
+        listener: The listener.
+        open_connections: How many connections are open now.
+        accepted: How many were accepted since the start.
+    """
+
+    def __init__(
+        self,
+        listener: MessageListener,
+        handler: ChannelHandler,
+        max_connections: int,
+        on_event: EventHandler | None,
+    ) -> None:
+        super().__init__(listener.endpoint, max_connections, on_event)
+        self.listener = listener
+        self.open_connections = 0
+        self.accepted = 0
+        self._handler = handler
+
+    async def accept_one(self, nursery: trio.Nursery) -> Exception | None:
+        """Start the task of one connection; see `AcceptLoop.accept_one`."""
+        failure: Exception | None = await nursery.start(self._accept_and_serve)
+        return failure
 
     async def _accept_and_serve(self, task_status: trio.TaskStatus[Exception | None]) -> None:
         """One connection, from before it is accepted until after it is closed."""
@@ -184,10 +210,6 @@ class ServingListener:
             )
         report(self._on_event, event)
 
-    def _report(self, name: str, message: str, error: Exception) -> None:
-        text = f"{self.listener.endpoint}: {message}: {error}"
-        report(self._on_event, ChannelEvent(name=name, message=text, error=error))
-
 
 async def serve_listener(
     listener: MessageListener,
@@ -226,16 +248,14 @@ async def serve_listener(
             unless they run in a nursery of yours.
         ValueError: `max_connections` is less than 1.
     """
-    if max_connections < 1:
-        raise ValueError(f"max_connections must be at least 1, not {max_connections}")
     serving = ServingListener(listener, handler, max_connections, on_event)
     async with listener:
         task_status.started(serving)
         if handler_nursery is not None:
-            failure = await serving._run(handler_nursery)
+            failure = await serving.run(handler_nursery)
         else:
             async with trio.open_nursery() as nursery:
-                failure = await serving._run(nursery)
+                failure = await serving.run(nursery)
                 if failure is not None:
                     nursery.cancel_scope.cancel()
     if failure is not None:  # raised here, so that it comes out bare
