@@ -11,8 +11,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import trio
 
-from . import floor
-from .payloads import params_of_size
+from . import floor, http_floor
+from .payloads import http_params_of_size, params_of_size
 from .plan import Task
 from .processes import resident_bytes, started_server
 
@@ -27,11 +27,15 @@ _WARM_UP_SHARE = 5
 async def bytes_per_idle_connection(task: Task) -> float:
     """What one more connection costs a server that already has some.
 
-    Each connection had one round trip, so whatever it makes at first use is there.
+    Each connection had one round trip, so whatever it makes at first use is there. Over HTTP
+    each has a stream of events that stays open.
     """
     async with started_server(task) as (address, process_id), AsyncExitStack() as stack:
 
         async def open_one() -> None:
+            if task.transport == "http":
+                await stack.enter_async_context(await http_floor.open_idle_stream(address))
+                return
             stream = await floor.connect(address)
             await stack.enter_async_context(stream)
             await floor.round_trips(floor.Lines(stream), params_of_size(task.payload_bytes), 1)
@@ -46,12 +50,27 @@ async def bytes_per_idle_connection(task: Task) -> float:
 
 async def growth_in_bytes(task: Task) -> float:
     """What a server's memory grows by while so many messages pass, both ways."""
+    if task.transport == "http":
+        return await _growth_over_http(task)
     async with _server(task) as (stream, process_id):
         lines = floor.Lines(stream)
         params = params_of_size(task.payload_bytes)
         await floor.pipelined_round_trips(lines, params, task.messages // _WARM_UP_SHARE)
         before = resident_bytes(process_id)
         await floor.pipelined_round_trips(lines, params, task.messages)
+        return resident_bytes(process_id) - before
+
+
+async def _growth_over_http(task: Task) -> float:
+    async with (
+        started_server(task) as (address, process_id),
+        await http_floor.connect(address) as stream,
+    ):
+        http = http_floor.HttpClient(stream, address)
+        params = http_params_of_size(task.payload_bytes)
+        await http_floor.round_trips(http, params, task.messages // _WARM_UP_SHARE)
+        before = resident_bytes(process_id)
+        await http_floor.round_trips(http, params, task.messages)
         return resident_bytes(process_id) - before
 
 

@@ -7,6 +7,9 @@ Pure data. A case names a *work*, and every contestant does that same work:
   stream, lines split, UTF-8 checked, decoded and encoded, no channel. For ``memory`` a
   pair of bare Trio memory channels, for ``import`` the import of Trio itself;
 * ``sdk``: the official Python SDK's own transport streams, where it has that transport.
+
+Over ``http`` the floor is bare h11 over a bare Trio stream, with the same bytes, and the SDK
+is its `Client` against its own server.
 """
 
 from __future__ import annotations
@@ -38,16 +41,18 @@ Work: TypeAlias = Literal[
     "peer-round-trip",
     "one-way",
     "one-way-batched",
+    "many-clients",
+    "sse-stream",
     "memory-idle",
     "memory-growth",
     "import",
 ]
-Transport: TypeAlias = Literal["stdio", "unix", "tcp", "memory", "none"]
+Transport: TypeAlias = Literal["stdio", "unix", "tcp", "http", "memory", "none"]
 Contestant: TypeAlias = Literal["floor", "ours", "sdk"]
 Unit: TypeAlias = Literal["us", "ms", "msg/s", "MB/s", "KiB"]
 
 WORKS: tuple[Work, ...] = get_args(Work)
-TRANSPORTS: tuple[Transport, ...] = ("stdio", "unix", "tcp", "memory")
+TRANSPORTS: tuple[Transport, ...] = ("stdio", "unix", "tcp", "http", "memory")
 
 #: What one JSON-RPC request of a tool call weighs.
 SMALL_BYTES = 150
@@ -55,11 +60,18 @@ LARGE_BYTES = 1_000_000
 #: Messages in one `send_many`.
 BATCH_MESSAGES = 100
 IDLE_CONNECTIONS = 500
+#: Streams of events on which nothing happens.
+IDLE_STREAMS = 1_000
+HTTP_CLIENTS = 16
 GROWTH_MESSAGES = 100_000
+#: Each is a whole exchange of HTTP, so fewer of them take as long.
+GROWTH_EXCHANGES = 20_000
 #: Under three bytes a message: nothing that is kept for each is that small.
 FLAT_KIB = 256
 #: Of resident memory, for a connection that had one round trip and is idle.
 IDLE_KIB = 64
+#: The same for a stream of events.
+IDLE_STREAM_KIB = 128
 
 
 class Budget(msgspec.Struct, frozen=True):
@@ -116,7 +128,7 @@ class Task(msgspec.Struct, frozen=True):
         payload_bytes: Of one request.
         seconds: How long to measure.
         warm_up: How long to do the same work before that, unmeasured.
-        connections: To open, for ``memory-idle``.
+        connections: To open, for ``memory-idle`` and ``many-clients``.
         messages: To send, for ``memory-growth``.
         address: Where to listen: a path for ``unix``.
     """
@@ -157,16 +169,21 @@ def plan(only: Sequence[str] = (), *, quick: bool = False) -> list[Case]:
 def _all_cases(quick: bool) -> list[Case]:
     idle = 20 if quick else IDLE_CONNECTIONS
     growth = 1_000 if quick else GROWTH_MESSAGES
-    available = [name for name in TRANSPORTS if features().transports[name]]
+    available = [name for name in TRANSPORTS if features().transports.get(name)]
     cases = [case for transport in available for case in _timed_cases(transport)]
     if sys.platform == "linux":  # the memory of another process is read from /proc
         for transport in available:
             if transport != "memory":
-                case = Case("memory-growth", transport, SMALL_BYTES, 1, "KiB", messages=growth)
+                messages = min(growth, GROWTH_EXCHANGES) if transport == "http" else growth
+                case = Case("memory-growth", transport, SMALL_BYTES, 1, "KiB", messages=messages)
                 cases.append(msgspec.structs.replace(case, budget=Budget(absolute=FLAT_KIB)))
             if transport in {"unix", "tcp"}:
                 case = Case("memory-idle", transport, SMALL_BYTES, idle, "KiB")
                 cases.append(msgspec.structs.replace(case, budget=Budget(absolute=IDLE_KIB)))
+            if transport == "http":
+                streams = 20 if quick else IDLE_STREAMS
+                case = Case("memory-idle", transport, SMALL_BYTES, streams, "KiB")
+                cases.append(msgspec.structs.replace(case, budget=Budget(absolute=IDLE_STREAM_KIB)))
     cases.append(Case("import", "none", 0, 0, "ms", budget=Budget(to_floor=1.5)))
     return sorted(cases, key=lambda case: (WORKS.index(case.work), case.payload_bytes))
 
@@ -181,6 +198,8 @@ def _timed_cases(transport: Transport) -> list[Case]:
             Case("one-way", transport, small, 1, "msg/s"),
             Case("one-way-batched", transport, small, 1, "msg/s"),
         ]
+    if transport == "http":
+        return _http_cases()
     who: tuple[Contestant, ...] = ("floor", "ours")
     if transport == "stdio":
         who += ("sdk",)
@@ -195,4 +214,18 @@ def _timed_cases(transport: Transport) -> list[Case]:
         Case("one-way-batched", transport, small, 1, "msg/s", who, batched),
         Case("round-trip", transport, large, 1, "us", who),
         Case("one-way", transport, large, 1, "MB/s", who),
+    ]
+
+
+def _http_cases() -> list[Case]:
+    small, large = SMALL_BYTES, LARGE_BYTES
+    http: Transport = "http"
+    who: tuple[Contestant, ...] = ("floor", "ours", "sdk")
+    round_trip = Budget(to_floor=1.5, to_sdk=0.3)
+    return [
+        Case("round-trip", http, small, 1, "us", who, round_trip),
+        Case("peer-round-trip", http, small, 1, "us", who, Budget(to_sdk=0.3)),
+        Case("many-clients", http, small, HTTP_CLIENTS, "msg/s", who, Budget(to_floor=0.6)),
+        Case("sse-stream", http, small, 1, "msg/s", who, Budget(absolute=100_000)),
+        Case("round-trip", http, large, 1, "us", ("floor", "ours")),
     ]

@@ -31,14 +31,27 @@ class _Side(Protocol):
 
 def _side(task: Task) -> _Side:
     """The contestant's module; each process imports only the one it needs."""
+    over_http = task.transport == "http"
     if task.contestant == "sdk":
+        if over_http:
+            from . import http_sdk
+
+            return http_sdk
         from . import sdk
 
         return sdk
     if task.contestant == "ours":
+        if over_http:
+            from . import http_ours
+
+            return http_ours
         from . import ours
 
         return ours
+    if over_http:
+        from . import http_floor
+
+        return http_floor
     from . import floor
 
     return floor
