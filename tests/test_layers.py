@@ -42,6 +42,7 @@ HOUSE: list[tuple[tuple[str, ...], bool]] = [
         True,
     ),
     (("security",), False),
+    (("stores",), False),
     (("reporting",), False),
     (("abc",), False),
     (("sansio",), False),

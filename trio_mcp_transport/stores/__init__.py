@@ -1,0 +1,1 @@
+"""Records that outlive an exchange: small async interfaces, and memory behind them."""
