@@ -30,12 +30,15 @@ from .limits import (
     DEFAULT_MAX_CONNECTIONS,
     DEFAULT_MAX_EXCHANGES,
     DEFAULT_MAX_SESSIONS,
+    EXCHANGE_GRACE_TIMEOUT,
     HTTP_BODY_TIMEOUT,
     HTTP_HEAD_TIMEOUT,
     HTTP_IDLE_TIMEOUT,
+    HTTP_RETRY_AFTER,
     SESSION_IDLE_TIMEOUT,
     SSE_KEEP_ALIVE_INTERVAL,
     SSE_QUIET_INTERVAL,
+    SSE_RETRY_INTERVAL,
 )
 
 __all__ = [
@@ -55,7 +58,9 @@ ResponseMode = Literal["auto", "json", "sse"]
 Authentication = Literal["none", "bearer", "oauth2"]
 CorsPreset = Literal["restrictive", "strict", "permissive", "disabled"]
 SecurityHeadersPreset = Literal["none", "development", "staging", "production", "strict"]
+ProxyHeader = Literal["auto", "forwarded", "x-forwarded-for"]
 
+_Natural = Annotated[int, msgspec.Meta(ge=0)]
 _Positive = Annotated[int, msgspec.Meta(ge=1)]
 _Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 _Seconds = Annotated[float, msgspec.Meta(gt=0)]
@@ -86,8 +91,12 @@ _SERVER_ONLY = (
     "quiet_interval",
     "head_timeout",
     "body_timeout",
+    "grace_timeout",
+    "retry_interval",
+    "retry_after",
     "sse_path",
-    "messages_path",
+    "message_path",
+    "proxy_header",
     "allowed_hosts",
     "allowed_origins",
     "check_host",
@@ -174,8 +183,13 @@ class HttpEndpoint(Endpoint, frozen=True):
         head_timeout: Listening: seconds in which a request's head must be complete.
         body_timeout: Listening: seconds in which its body must be.
         sse_path: Listening: serve HTTP+SSE (2024-11-05) as well: GET this.
-        messages_path: Listening: where that wire's POSTs go; None for a path derived
-            from `sse_path`.
+        message_path: Listening: where that wire's POSTs go.
+        grace_timeout: Listening: seconds that a legacy request goes on after its
+            connection was lost, where nobody can resume it.
+        retry_interval: Listening: seconds that a client is told to wait before it comes
+            back to a stream that the server closed.
+        retry_after: Listening: seconds that a client is told to wait when there are too
+            many of it.
         allowed_hosts: Listening: values of Host that are right beside those that the
             socket implies: ``example.com``, ``example.com:8443``, ``*.example.com``.
         allowed_origins: Listening: web pages that may call, ``https://app.example.com``.
@@ -184,6 +198,7 @@ class HttpEndpoint(Endpoint, frozen=True):
         check_origin: Listening: false lets any web page in.
         trusted_proxies: Listening: addresses or networks whose ``Forwarded`` and
             ``X-Forwarded-For`` are believed.
+        proxy_header: Listening: which of the two they set.
         cors: Listening: what browsers are told: `CorsPolicy.preset`.
         security_headers: Listening: a preset of `ResponseHeaderPolicy`.
     """
@@ -229,13 +244,17 @@ class HttpEndpoint(Endpoint, frozen=True):
     quiet_interval: _Seconds = SSE_QUIET_INTERVAL
     head_timeout: _Seconds = HTTP_HEAD_TIMEOUT
     body_timeout: _Seconds = HTTP_BODY_TIMEOUT
+    grace_timeout: _Seconds = EXCHANGE_GRACE_TIMEOUT
+    retry_interval: _Seconds = SSE_RETRY_INTERVAL
+    retry_after: _Natural = HTTP_RETRY_AFTER
     sse_path: str | None = None
-    messages_path: str | None = None
+    message_path: str | None = None
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
     check_host: bool = True
     check_origin: bool = True
     trusted_proxies: tuple[str, ...] = ()
+    proxy_header: ProxyHeader = "auto"
     cors: CorsPreset = "restrictive"
     security_headers: SecurityHeadersPreset = "none"
 
@@ -337,7 +356,7 @@ class HttpEndpoint(Endpoint, frozen=True):
     # -- Checks ----------------------------------------------------------------------
 
     def _check_paths(self) -> None:
-        for name in ("path", "rpc_path", "notify_path", "sse_path", "messages_path"):
+        for name in ("path", "rpc_path", "notify_path", "sse_path", "message_path"):
             path = getattr(self, name)
             # A leading "//" would be taken for a host where only a path is wanted.
             if path is not None and (_PATH.fullmatch(path) is None or path.startswith("//")):
@@ -347,17 +366,18 @@ class HttpEndpoint(Endpoint, frozen=True):
                 )
         if (self.rpc_path is None) != (self.notify_path is None):
             raise ConfigurationError("rpc_path and notify_path are given together")
-        if self.messages_path is not None and self.sse_path is None and not self.sse_only:
-            raise ConfigurationError("messages_path needs sse_path")
-        if self.sse_only and (self.sse_path is not None or self.rpc_path is not None):
-            raise ConfigurationError(f"{self.scheme} has one path and no sse_path or rpc_path")
+        if self.sse_only:
+            if self.sse_path is not None or self.rpc_path is not None:
+                raise ConfigurationError(f"{self.scheme} has no sse_path and no rpc_path")
+        elif (self.sse_path is None) != (self.message_path is None):
+            raise ConfigurationError("sse_path and message_path are given together")
         if self.url_query is not None and _QUERY.fullmatch(self.url_query) is None:
             raise ConfigurationError("url_query has a character that must be percent-encoded")
-        used = [self.path, self.rpc_path, self.notify_path, self.sse_path, self.messages_path]
-        there = [path for path in used if path is not None]
+        used = [self.path, self.rpc_path, self.notify_path, self.sse_path, self.message_path]
+        there = [path.rstrip("/") for path in used if path is not None]
         if len({*there}) != len(there):
             raise ConfigurationError(
-                "path, rpc_path, notify_path, sse_path and messages_path must all differ"
+                "path, rpc_path, notify_path, sse_path and message_path must all differ"
             )
 
     def _check_headers(self) -> None:
@@ -397,6 +417,11 @@ class HttpEndpoint(Endpoint, frozen=True):
         for host in self.allowed_hosts:
             parse_host_pattern("allowed_hosts", host)
         for origin in self.allowed_origins:
+            if origin == "*":
+                raise ConfigurationError(
+                    "allowed_origins: * is every web page there is: name the origins,"
+                    " or say cors=permissive"
+                )
             parse_configured_origin("allowed_origins", origin)
         for network in self.trusted_proxies:
             parse_network("trusted_proxies", network)

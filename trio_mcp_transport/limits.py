@@ -28,9 +28,11 @@ __all__ = [
     "DEFAULT_MAX_SESSIONS",
     "DEFAULT_OUTBOX_BYTES",
     "DISCOVER_PROBE_TIMEOUT",
+    "EXCHANGE_GRACE_TIMEOUT",
     "HTTP_BODY_TIMEOUT",
     "HTTP_HEAD_TIMEOUT",
     "HTTP_IDLE_TIMEOUT",
+    "HTTP_RETRY_AFTER",
     "MAX_ABANDONED_IDS",
     "MAX_BATCH_MESSAGES",
     "MAX_CANCELLED_CLOSE_SECONDS",
@@ -49,6 +51,7 @@ __all__ = [
     "SESSION_IDLE_TIMEOUT",
     "SSE_KEEP_ALIVE_INTERVAL",
     "SSE_QUIET_INTERVAL",
+    "SSE_RETRY_INTERVAL",
     "WRITE_SLICE_BYTES",
     "ChannelOptions",
     "Framing",
@@ -141,6 +144,13 @@ HTTP_BODY_TIMEOUT = 60.0
 #: Seconds that a connection without a request is kept; nginx keeps 75 s, and a client
 #: must give up before its server does.
 HTTP_IDLE_TIMEOUT = 60.0
+#: Seconds a legacy request goes on after its connection was lost, where nobody can resume
+#: it: long enough for a client that comes back, short enough to be no way to pile them up.
+EXCHANGE_GRACE_TIMEOUT = 60.0
+#: Seconds that a client waits before it resumes a stream that the server closed.
+SSE_RETRY_INTERVAL = 1.0
+#: Seconds that a client waits when there are too many of it (Retry-After).
+HTTP_RETRY_AFTER = 5
 
 
 class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
