@@ -164,9 +164,7 @@ def _checked(name: str | bytes, value: str | bytes) -> tuple[bytes, bytes]:
             f"the value of header field {name!r:.100} has a character beyond Latin-1"
         ) from None
     if not _VALUE.fullmatch(raw_value):
-        raise LocalProtocolError(
-            f"the value of header field {name!r:.100} has a control character"
-        )
+        raise LocalProtocolError(f"the value of header field {name!r:.100} has a control character")
     return raw_name, raw_value.strip(b" \t")
 
 

@@ -7,11 +7,13 @@ keep-alive) is policy of these modules and the same whatever the engine.
 
 from __future__ import annotations
 
+import re
+from http import HTTPStatus
 from typing import TypeAlias
 
 import msgspec
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, LocalProtocolError
 from .headers import NO_HEADERS, Headers
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "RequestHead",
     "ResponseEvent",
     "ResponseHead",
+    "status_line",
 ]
 
 
@@ -131,3 +134,26 @@ class EndOfBody(msgspec.Struct, frozen=True):
 
 #: What a server sends and a client receives.
 ResponseEvent: TypeAlias = InformationalResponse | ResponseHead | BodyData | EndOfBody
+
+_REASON = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+_STATUS_LINES = {
+    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
+}
+
+
+def status_line(status: int, reason: str) -> bytes:
+    """The status line of a response, its CR LF included.
+
+    Args:
+        status: The status.
+        reason: The reason phrase; empty for the usual one.
+
+    Raises:
+        LocalProtocolError: The reason has a character that cannot be written.
+    """
+    line = _STATUS_LINES.get(status)
+    if line is not None and not reason:
+        return line
+    if not _REASON.fullmatch(reason):
+        raise LocalProtocolError("a reason phrase has a character that cannot be written")
+    return f"HTTP/1.1 {status} {reason}\r\n".encode("latin-1")
