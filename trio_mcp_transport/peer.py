@@ -15,6 +15,7 @@ finish within `drain`, the channel is closed.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import Self, TypeVar, overload
@@ -74,6 +75,7 @@ from .sansio.metadata import as_raw, with_meta
 __all__ = ["Peer", "PeerErrorCode", "PeerStatistics"]
 
 T = TypeVar("T")
+_logger = logging.getLogger("trio_mcp_transport")
 
 
 class PeerStatistics(msgspec.Struct, frozen=True, kw_only=True):
@@ -564,10 +566,14 @@ class Peer:
     def _deliver_cancelled(self, notification: Notification) -> None:
         # MCP patterns/cancellation: "Invalid cancellation notifications SHOULD be ignored".
         try:
-            request_id = notification.params_as(_Cancelled).requestId
+            cancelled = notification.params_as(_Cancelled)
         except msgspec.DecodeError:
             self._cancels_ignored += 1
             return
+        request_id = cancelled.requestId
+        if cancelled.reason is not None:
+            # "Both parties SHOULD log cancellation reasons for debugging".
+            _logger.debug("request %.100r was cancelled: %.1000r", request_id, cancelled.reason)
         # "A server MUST send notifications/cancelled referencing a subscriptions/listen
         # request ID when it tears down that subscription".
         modern = self.negotiated is not None and self.negotiated.era == "modern"

@@ -127,6 +127,6 @@ def _items_below(blocks: list[Block], number: int) -> list[str]:
 if __name__ == "__main__":
     for _path in sys.argv[1:]:
         for _sentence in binding_sentences(Path(_path).read_text()):
-            print(f"{_sentence.heading}: {_sentence.text}")
+            sys.stdout.write(f"{_sentence.heading}: {_sentence.text}\n")
             for _item in _sentence.items:
-                print(f"    {_item}")
+                sys.stdout.write(f"    {_item}\n")
