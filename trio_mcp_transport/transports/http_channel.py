@@ -1,0 +1,429 @@
+"""What all channels that an HTTP server makes have in common: the inbox and the state.
+
+`http_exchange` and `http_session` derive theirs from `HttpServerChannel`. Messages come
+in by `deliver`, from whichever task read them off a request, and go out through an
+`Outflow`. A channel holds no socket: requests come to it, and it may outlive them.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from ..abc import (
+    ChannelBroken,
+    ChannelCapabilities,
+    ChannelContext,
+    ChannelEvent,
+    ChannelState,
+    ChannelStatistics,
+    ConnectionLost,
+    EventHandler,
+    MessageChannel,
+    OutboxOverflow,
+)
+from ..errors import LocalProtocolError, MessageTooLarge
+from ..jsonrpc import Message, encode_message
+from ..limits import CONTROL_LANE_BYTES, ChannelOptions
+from ..reporting import report
+from ..sansio.mcp_http.streams import Step
+from .channel_state import StateCell, make_session_id
+from .http_outflow import AsyncAct, Outflow
+
+if TYPE_CHECKING:
+    from .http_request import HttpRequestStream
+
+__all__ = ["Encoded", "HttpServerChannel"]
+
+#: A message and its JSON.
+Encoded = tuple[Message, bytes]
+
+
+class HttpServerChannel(MessageChannel):
+    """A channel that requests bring messages to.
+
+    Args:
+        context: Facts about the request that it came into being with.
+        options: Limits. The handshake and idle timeouts mean nothing here: requests come
+            whole, and have deadlines of their own.
+        outflow: Where what is said goes.
+        on_event: Told of faults that no caller sees.
+    """
+
+    def __init__(
+        self,
+        context: ChannelContext,
+        options: ChannelOptions,
+        outflow: Outflow,
+        on_event: EventHandler | None,
+    ) -> None:
+        self._context = context
+        self._options = options
+        self._outflow = outflow
+        outflow.on_failure = self._outflow_failed
+        self._on_event = on_event
+        self._state = StateCell()
+        self._inbox: deque[Message] = deque()
+        self._inbox_bytes: deque[int] = deque()
+        self._inbox_size = 0
+        self._input_ended = False
+        self._receiver: trio.lowlevel.Task | None = None
+        self._receiver_busy = False
+        self._eof_sent = False
+        self._session_id: str | None = None
+        self._messages_sent = self._messages_received = 0
+        self._bytes_sent = self._bytes_received = 0
+        self._control_size = 0
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.session_id} {self.state.value}>"
+
+    # -- for whoever derives ------------------------------------------------------------
+
+    @abstractmethod
+    def _say(self, messages: Sequence[Encoded]) -> Step:
+        """The next step of the stream's writer."""
+
+    @abstractmethod
+    def _conclude(self, *, graceful: bool) -> None:
+        """Called once, synchronously, when the channel is closed.
+
+        Args:
+            graceful: Whether something can still be said.
+        """
+
+    @abstractmethod
+    def connection_lost(self) -> None:
+        """The connection that carries what is said is gone."""
+
+    # -- the connection that carries what is said ---------------------------------------
+
+    def take_over(self, carrier: HttpRequestStream) -> None:
+        """Let a connection carry what is said from now on; one before it ends."""
+        self.leave()
+        self._outflow.carrier = carrier
+        carrier.on_gone = self.connection_lost
+        if carrier.gone:
+            self.connection_lost()
+
+    def leave(self) -> None:
+        """The connection that carries what is said ends, though not all was said."""
+        carrier, self._outflow.carrier = self._outflow.carrier, None
+        if carrier is not None:
+            carrier.on_gone = None
+            # Whoever still listens there shall not take it for the whole.
+            carrier.abort()
+
+    def resume(self, act: AsyncAct) -> None:
+        """Do something in its turn among what is said, such as a `take_over`."""
+        self._outflow.put_async(act)
+
+    # -- facts --------------------------------------------------------------------------
+
+    @property
+    def context(self) -> ChannelContext:
+        """Facts about the request that the channel came into being with."""
+        return self._context
+
+    @property
+    def options(self) -> ChannelOptions:
+        """The limits and timeouts that this channel was built with."""
+        return self._options
+
+    @property
+    def session_id(self) -> str:
+        """The transport's name and randomness, for logs; never the session's id itself."""
+        if self._session_id is None:
+            self._session_id = make_session_id(self._context.transport)
+        return self._session_id
+
+    @property
+    def state(self) -> ChannelState:
+        """Where the channel is in its life."""
+        return self._state.state
+
+    @property
+    def failure(self) -> ChannelBroken | None:
+        """The first cause, once `state` is FAILED."""
+        return self._state.failure
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether sending may still succeed."""
+        return self._state.is_open
+
+    @property
+    def capabilities(self) -> ChannelCapabilities:
+        """Messages up to a size; no half-close and no framing of its own."""
+        return ChannelCapabilities(
+            max_message_bytes=self._options.max_message_bytes,
+            half_close=self.can_send_eof,
+            framing=None,
+        )
+
+    @property
+    def can_send_eof(self) -> bool:
+        """Never: the end of what is said here is the end of the channel."""
+        return False
+
+    async def wait_state(self, *states: ChannelState) -> ChannelState:
+        """Wait until the channel is in one of the states; return which."""
+        return await self._state.wait(states)
+
+    def statistics(self) -> ChannelStatistics:
+        """The counters now. Bytes are those of the messages."""
+        return ChannelStatistics(
+            messages_sent=self._messages_sent,
+            messages_received=self._messages_received,
+            bytes_sent=self._bytes_sent,
+            bytes_received=self._bytes_received,
+            malformed_received=0,
+            outbox_bytes=self._outflow.backlog,
+            inbox_messages=len(self._inbox),
+        )
+
+    # -- sending ------------------------------------------------------------------------
+
+    async def send(self, value: Message) -> None:
+        """Queue one message. See `MessageChannel.send`."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        await self._send((self._encode(value),))
+
+    async def send_many(self, values: Sequence[Message]) -> None:
+        """Queue several messages, all or none. See `MessageChannel.send_many`."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._check_may_send()
+        await self._send([self._encode(value) for value in values])
+
+    def try_send(self, value: Message) -> bool:
+        """Queue one message if there is room. See `MessageChannel.try_send`."""
+        encoded = self._encode(value)
+        size = len(encoded[1])
+        if not self._outflow.has_room(size):
+            return False
+        self._put((encoded,), size)
+        return True
+
+    def send_control(self, value: Message) -> None:
+        """Queue a small message past a full outbox. See `MessageChannel.send_control`."""
+        encoded = self._encode(value)
+        size = len(encoded[1])
+        outflow = self._outflow
+        if not outflow.has_room(size):
+            if self._control_size and self._control_size + size > CONTROL_LANE_BYTES:
+                raise self._failed(
+                    OutboxOverflow(
+                        f"the control lane is full ({self._control_size} bytes wait):"
+                        " the peer does not read"
+                    )
+                )
+            self._control_size += size
+        else:
+            self._control_size = 0
+        self._put((encoded,), size)
+
+    async def flush(self) -> None:
+        """Wait until everything queued was taken by the operating system.
+
+        Where no connection carries the stream at the moment, it is what the event store has
+        that counts.
+        """
+        self._state.check_open()
+        await self._outflow.flush()
+        self._state.check_open()
+
+    async def send_eof(self) -> None:
+        """Not possible here.
+
+        Raises:
+            LocalProtocolError: Always.
+        """
+        await trio.lowlevel.checkpoint()
+        self._state.check_open()
+        raise LocalProtocolError("HTTP cannot end one direction of an exchange alone")
+
+    def _check_may_send(self) -> None:
+        if not self._state.is_open:
+            self._state.check_open()
+
+    def _encode(self, value: Message) -> Encoded:
+        if not self._state.is_open:
+            self._state.check_open()
+        data = encode_message(value)
+        if len(data) > self._options.max_message_bytes:
+            raise MessageTooLarge(len(data), self._options.max_message_bytes)
+        return value, data
+
+    async def _send(self, messages: Sequence[Encoded]) -> None:
+        size = sum(len(data) for _, data in messages)
+        outflow = self._outflow
+        if outflow.has_room(size):
+            self._put(messages, size)
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            return
+        if self._options.when_full == "close":
+            raise self._failed(
+                OutboxOverflow(
+                    f"the outbox is full ({outflow.backlog} bytes wait) and its policy is to close"
+                )
+            )
+        await outflow.wait_and_put(partial(self._say, messages), size)
+        self._count(len(messages), size)
+
+    def _put(self, messages: Sequence[Encoded], size: int) -> None:
+        self._count(len(messages), size)
+        self._outflow.put(partial(self._say, messages), size)
+
+    def _count(self, messages: int, size: int) -> None:
+        self._messages_sent += messages
+        self._bytes_sent += size
+
+    # -- receiving ----------------------------------------------------------------------
+
+    def deliver(self, message: Message, size: int) -> bool:
+        """Take a message in; False if the channel has ended or holds too much already."""
+        if not self._state.is_open or self._input_ended:
+            return False
+        limit = self._options.outbox_bytes
+        if self._inbox_size and self._inbox_size + size > limit:
+            return False
+        self._inbox.append(message)
+        self._inbox_bytes.append(size)
+        self._inbox_size += size
+        self._bytes_received += size
+        self._wake_receiver()
+        return True
+
+    def end_input(self) -> None:
+        """Nothing more will be delivered."""
+        self._input_ended = True
+        self._wake_receiver()
+
+    def _wake_receiver(self) -> None:
+        if self._receiver is not None:
+            trio.lowlevel.reschedule(self._receiver)
+            self._receiver = None
+
+    async def receive(self) -> Message:
+        """Wait for one message. See `MessageChannel.receive`."""
+        return (await self.receive_many(1))[0]
+
+    async def receive_many(self, max_messages: int = 1000) -> list[Message]:
+        """Wait for the first message, return all that are here."""
+        if max_messages < 1:
+            raise ValueError(f"max_messages must be at least 1, not {max_messages}")
+        if self._receiver_busy:
+            raise trio.BusyResourceError("another task is receiving")
+        self._receiver_busy = True
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            if self._has_input():
+                messages = self._take(max_messages)
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                return messages
+            while not self._has_input():
+                await self._wait_for_input()
+            return self._take(max_messages)
+        except trio.EndOfChannel:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            raise
+        finally:
+            self._receiver_busy = False
+
+    def _has_input(self) -> bool:
+        """Whether there is a message; or raise why there will be none."""
+        if self._state.failure is None:
+            self._state.check_open()
+        if self._inbox:
+            return True
+        self._state.check_open()
+        if self._input_ended:
+            raise trio.EndOfChannel
+        return False
+
+    def _take(self, max_messages: int) -> list[Message]:
+        count = min(max_messages, len(self._inbox))
+        self._inbox_size -= sum(self._inbox_bytes.popleft() for _ in range(count))
+        self._messages_received += count
+        return [self._inbox.popleft() for _ in range(count)]
+
+    async def _wait_for_input(self) -> None:
+        self._receiver = trio.lowlevel.current_task()
+
+        def give_up(_: object) -> trio.lowlevel.Abort:
+            self._receiver = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(give_up)
+
+    # -- the end ------------------------------------------------------------------------
+
+    async def aclose(self) -> None:
+        """Say what is left to say, within `close_timeout`, then close.
+
+        See `MessageChannel.aclose`.
+        """
+        if not self._state.is_open:
+            await trio.lowlevel.checkpoint()
+            return
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        except trio.Cancelled:
+            self.abort()
+            raise
+        self._state.move(ChannelState.CLOSING)
+        self._wake_receiver()
+        self._conclude(graceful=True)
+        try:
+            with (
+                trio.move_on_after(self._options.close_timeout),
+                suppress(trio.BrokenResourceError),
+            ):
+                await self._outflow.flush()
+        finally:
+            self._outflow.close(self._state.ending)
+            self._state.move(ChannelState.CLOSED)
+
+    def abort(self, cause: ChannelBroken | None = None) -> None:
+        """Close at once, without flushing. See `MessageChannel.abort`."""
+        if cause is not None:
+            self._fail(cause)
+        elif not self._state.is_final:
+            was_open = self._state.is_open
+            self._state.move(ChannelState.CLOSED)
+            self._ended(conclude=was_open)
+
+    def _fail(self, cause: ChannelBroken) -> None:
+        """Record the first cause and wake everybody."""
+        was_open = self._state.is_open
+        if self._state.fail(cause):
+            self._ended(conclude=was_open)
+
+    def _failed(self, cause: ChannelBroken) -> Exception:
+        self._fail(cause)
+        return self._state.ending()
+
+    def _ended(self, *, conclude: bool) -> None:
+        self._outflow.close(self._state.ending)
+        self._wake_receiver()
+        if conclude:
+            self._conclude(graceful=False)
+
+    def _outflow_failed(self, error: Exception) -> None:
+        """The event store could not take what was said."""
+        cause = ConnectionLost(f"what was said could not be kept: {error}".rstrip(": "))
+        cause.__cause__ = error
+        self._report("store.failed", str(cause), error)
+        self._fail(cause)
+
+    def _report(self, name: str, message: str, error: BaseException | None = None) -> None:
+        report(
+            self._on_event,
+            ChannelEvent(name=name, message=message, error=error, context=self._context),
+        )

@@ -1,0 +1,452 @@
+"""One HTTP/1.1 connection on any Trio stream: requests in, responses out.
+
+`HttpListener` runs one per accepted connection; what requests mean is the business of
+`HttpService`. Nothing leaves `HttpConnection.run` but `Cancelled` and the like: whatever a
+client does to its connection, it does to that one alone.
+
+Theory of operation:
+
+* One task reads, always, also while a request is being answered: that is how a client
+  that goes away is noticed. What it reads then is at most one further head's worth; the
+  machine holds it until its turn.
+* Responses are written by whichever task has something to say, synchronously, through an
+  `Outbox`: its writer task exists only while the client does not take what there is. When a
+  response is complete the machine is made ready for the next request right there, so
+  the reading task, which waits for bytes all the while, need not be woken.
+* Waits for a client have total deadlines, not one per read: a trickle is no progress. The
+  wait for the first byte of a request, which each request ends, is timed by a
+  `Timer`; the rare waits for the rest of a head or body have a scope of their own.
+* A connection that ends before its client has sent all it wanted to (a refused body, a
+  broken request) is closed for writing first and read for a while, since the operating
+  system answers unread bytes with a reset, which may destroy the response on its way.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import msgspec
+import trio
+
+from ..abc import ChannelBroken, ChannelEvent, EventHandler
+from ..errors import LocalProtocolError, RemoteProtocolError
+from ..limits import READ_CHUNK_BYTES, ChannelOptions
+from ..reporting import lone_exception, report
+from ..sansio.headers import Headers
+from ..sansio.http1 import (
+    BodyData,
+    EndOfBody,
+    Http1Limits,
+    RequestHead,
+    ResponseEvent,
+    ResponseHead,
+)
+from ..sansio.http1_server import Http1Server
+from ..sansio.machine import NEED_DATA, EndOfData
+from ..security.facts import ConnectionFacts
+from .http_request import HttpRequestStream
+from .outbox import Outbox
+
+if TYPE_CHECKING:
+    from .deadlines import Deadlines
+    from .http_service import HttpService
+
+__all__ = ["HttpConnection", "HttpConnectionOptions"]
+
+#: How long, and how much, a client may go on sending after the last response to it.
+_LINGER_SECONDS = 2.0
+_LINGER_BYTES = 16 * 1024 * 1024
+
+_PLAIN_TEXT = Headers([("content-type", "text/plain; charset=utf-8")])
+
+
+class HttpConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """The limits and timeouts of one connection. Durations are seconds, `math.inf` is none.
+
+    Attributes:
+        limits: Of the head.
+        head_timeout: In which a connection's first request, or the rest of one that has
+            begun, must have its whole head here.
+        body_timeout: In which the whole body must be here.
+        keep_alive_timeout: For which a connection may be idle between two requests.
+        write_timeout: In which a slice of 64 KiB must leave.
+    """
+
+    limits: Http1Limits = Http1Limits()
+    head_timeout: float = 10.0
+    body_timeout: float = 60.0
+    keep_alive_timeout: float = 75.0
+    write_timeout: float = 30.0
+
+
+class HttpConnection:
+    """One connection.
+
+    Args:
+        stream: Owned from now on.
+        facts: Where it comes from.
+        service: Gets the requests.
+        deadlines: Keeps the time of idle waits.
+        options: Limits and timeouts.
+        on_event: Gets ``connection.failed``: a fault of this program, not of a client.
+        turned_away: Whether there is no room for it: its one request is answered 503.
+    """
+
+    def __init__(
+        self,
+        stream: trio.abc.Stream,
+        facts: ConnectionFacts,
+        *,
+        service: HttpService,
+        deadlines: Deadlines,
+        options: HttpConnectionOptions,
+        on_event: EventHandler | None,
+        turned_away: bool = False,
+    ) -> None:
+        self.facts = facts
+        self.machine = Http1Server(options.limits)
+        self._stream = stream
+        self._service = service
+        self._options = options
+        self._on_event = on_event
+        self._scope = trio.CancelScope()  # around all reading; cancelled to end it
+        self._pause: trio.CancelScope | None = None  # around reading on past a held request
+        self._timer = deadlines.timer(self._scope.cancel)
+        self._request: _ConnectionRequest | None = None
+        self._outbox: Outbox
+        self._nursery: trio.Nursery
+        self._reading_on = False  # whether the reading task waits past a request
+        self._linger = False
+        self._turned_away = turned_away
+        self._draining = turned_away
+        self._closed = False
+
+    # -- life ---------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Serve the connection until its end, which is closed then."""
+        try:
+            async with trio.open_nursery() as self._nursery:
+                self._outbox = Outbox(
+                    self._stream,
+                    nursery=self._nursery,
+                    options=ChannelOptions(write_timeout=self._options.write_timeout),
+                    on_failure=self._fail,
+                )
+                try:
+                    with self._scope:
+                        await self._serve()
+                    await self._finish()
+                finally:
+                    self._end()
+                    await trio.aclose_forcefully(self._stream)
+        except* Exception as group:
+            error = lone_exception(group)
+            event = ChannelEvent(
+                name="connection.failed",
+                message=f"serving an HTTP connection failed: {error!r}",
+                error=error,
+            )
+            report(self._on_event, event)
+
+    def drain(self) -> None:
+        """End after the request that is being answered; at once if there is none."""
+        self._draining = True
+        if self._request is None:
+            self._scope.cancel()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it waits for the first byte of a request."""
+        return self._request is None and not self._closed
+
+    def close(self) -> None:
+        """End now."""
+        self._scope.cancel()
+
+    def _fail(self, _: ChannelBroken) -> None:
+        """The stream broke, or took nothing for too long."""
+        self._end()
+        self._scope.cancel()
+
+    def _end(self) -> None:
+        """Nothing can be sent any more; tell whoever is at work on a response."""
+        if self._closed:
+            return
+        self._closed = True
+        self._timer.close()
+        self._outbox.close(_ended)
+        request, self._request = self._request, None
+        if request is not None:
+            request.lose()
+
+    async def _finish(self) -> None:
+        """Let the client take what there is for it, then the end."""
+        if self._closed or self._request is not None:
+            return
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            await self._outbox.flush()  # bounded by the write timeout
+            if not self._linger:
+                return
+            if isinstance(self._stream, trio.abc.HalfCloseableStream):
+                await self._stream.send_eof()
+            left = _LINGER_BYTES
+            with trio.move_on_after(_LINGER_SECONDS):
+                while left > 0 and (data := await self._stream.receive_some(READ_CHUNK_BYTES)):
+                    left -= len(data)
+
+    # -- reading ------------------------------------------------------------------------
+
+    async def _serve(self) -> None:
+        due = trio.current_time() + self._options.head_timeout
+        while not self._draining or self._turned_away:
+            head = await self._receive_head(due)
+            if head is None:
+                return
+            request = self._request = _ConnectionRequest(self, head)
+            if self._turned_away:
+                self._service.turn_away(request)
+                return
+            await self._service.handle(request)
+            if not request.complete and not await self._read_on(request):
+                return
+            if self.machine.must_close:
+                return
+            due = trio.current_time() + self._options.keep_alive_timeout
+
+    async def _receive_head(self, due: float) -> RequestHead | None:
+        """The next request's head; None at the end. `due` is when the first byte must come."""
+        machine = self.machine
+        try:
+            event = machine.next_event()
+            if event is NEED_DATA:
+                # No byte of it is here: an idle connection.
+                self._timer.set(due)
+                if not await self._read():
+                    return None
+                self._timer.due = math.inf
+                event = machine.next_event()
+                if event is NEED_DATA:
+                    due = min(due, trio.current_time() + self._options.head_timeout)
+                    with trio.move_on_at(due):
+                        while (event := machine.next_event()) is NEED_DATA:
+                            await self._read()
+                    if event is NEED_DATA:
+                        machine.receive_eof()
+                        with suppress(RemoteProtocolError):
+                            machine.next_event()  # so that it knows there will be no more
+                        self._refuse(408, "the head of the request did not come in time")
+                        return None
+        except RemoteProtocolError as error:
+            self._refuse(error.status or 400, str(error))
+            return None
+        if isinstance(event, EndOfData):
+            return None
+        assert isinstance(event, RequestHead)
+        return event
+
+    async def read_body(self, max_bytes: int) -> bytes:
+        """The body of the present request. See `HttpRequestStream.read_body`."""
+        machine = self.machine
+        machine.accept_body(max_bytes)
+        self.put(machine.bytes_to_send())
+        event = machine.next_event()
+        if type(event) is BodyData:
+            first = event.data
+            event = machine.next_event()
+            if type(event) is EndOfBody:
+                return first
+            parts = [first]
+        else:
+            parts = []
+        with trio.move_on_after(self._options.body_timeout):
+            while type(event) is not EndOfBody:
+                if type(event) is BodyData:
+                    parts.append(event.data)
+                elif not await self._read():
+                    machine.next_event()  # raises: the body was cut off
+                    raise trio.BrokenResourceError("the client went away")
+                event = machine.next_event()
+            return b"".join(parts)
+        raise _timed_out("the body of the request did not come in time")
+
+    async def _read(self) -> bool:
+        """Give the machine what comes next; False at the end, however it came."""
+        try:
+            data = bytes(await self._stream.receive_some(READ_CHUNK_BYTES))
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            data = b""
+            self._end()
+        if data:
+            self.machine.receive_data(data)
+            return True
+        self.machine.receive_eof()
+        return False
+
+    async def _read_on(self, request: _ConnectionRequest) -> bool:
+        """Read until the response is complete; False if the client goes away before."""
+        machine = self.machine
+        while not request.complete:
+            if not machine.buffered:
+                # The usual case. If the response is complete meanwhile, this goes on to
+                # wait, for the next request: its first bytes are then received here.
+                self._reading_on = True
+                try:
+                    if not await self._read():
+                        return request.complete
+                    self._timer.due = math.inf
+                finally:
+                    self._reading_on = False
+                continue
+            # The next request is here already, so the end of this one must wake this task.
+            with trio.CancelScope() as self._pause:
+                if machine.buffered < self._options.limits.max_header_bytes:
+                    if not await self._read():
+                        return False
+                else:
+                    await trio.sleep_forever()
+            self._pause = None
+        return True
+
+    # -- writing ------------------------------------------------------------------------
+
+    def put(self, data: bytes) -> None:
+        """Write now or queue; after the end this does nothing."""
+        if data and not self._closed:
+            with suppress(ChannelBroken):  # `_fail` has been told
+                self._outbox.put_owed(data)
+
+    @property
+    def held(self) -> int:
+        """Bytes that the operating system has not taken."""
+        return self._outbox.size
+
+    async def flush(self) -> None:
+        """Wait until it has, or the connection has ended."""
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            await self._outbox.flush()
+
+    def write(self, events: tuple[ResponseEvent, ...]) -> None:
+        """Write parts of the response to the present request."""
+        machine = self.machine
+        head = events[0]
+        if type(head) is ResponseHead:
+            if self._draining:
+                head = ResponseHead(
+                    head.status, head.headers.with_("connection", "close"), head.reason
+                )
+            if type(events[-1]) is EndOfBody:
+                body = b"".join([part.data for part in events if type(part) is BodyData])
+                self.put(machine.send_response(head, body))
+                self._complete()
+                return
+            data = machine.send(head)
+            events = events[1:]
+            if not events:
+                self.put(data)
+                return
+            data += b"".join([machine.send(event) for event in events])
+        elif len(events) == 1:
+            data = machine.send(head)
+        else:
+            data = b"".join([machine.send(event) for event in events])
+        self.put(data)
+        if type(events[-1]) is EndOfBody:
+            self._complete()
+
+    def _complete(self) -> None:
+        """The response is whole: on to the next request, or to the end."""
+        request, self._request = self._request, None
+        assert request is not None
+        request.complete = True
+        machine = self.machine
+        if machine.must_close or self._draining:
+            self._linger = not request.body_complete
+            if self._reading_on or self._pause is not None:
+                if self._outbox.is_idle:
+                    self._scope.cancel()
+                else:
+                    self._nursery.start_soon(self._cancel_when_flushed)
+            return
+        machine.start_next_cycle()
+        if self._pause is not None:
+            self._pause.cancel()
+        elif self._reading_on:
+            self._timer.set(trio.current_time() + self._options.keep_alive_timeout)
+
+    async def _cancel_when_flushed(self) -> None:
+        await self.flush()
+        self._scope.cancel()
+
+    def _refuse(self, status: int, text: str) -> None:
+        """Answer a request whose head cannot be read; the connection ends after it."""
+        body = f"{text}\n".encode()
+        head = ResponseHead(status, _PLAIN_TEXT)
+        self._linger = True
+        self.put(self.machine.send_response(head, body))
+
+
+class _ConnectionRequest(HttpRequestStream):
+    """One request of a connection."""
+
+    def __init__(self, connection: HttpConnection, head: RequestHead) -> None:
+        self._connection = connection
+        self.head = head
+        self.facts = connection.facts
+        self.on_gone = None
+        self.complete = False
+        self.body_complete = False
+        self._gone = False
+
+    async def read_body(self, max_bytes: int) -> bytes:
+        """The whole body. See `HttpRequestStream.read_body`."""
+        body = await self._connection.read_body(max_bytes)
+        self.body_complete = True
+        return body
+
+    def write(self, *events: ResponseEvent) -> None:
+        """Hand over parts of the response. See `HttpRequestStream.write`."""
+        if not self._gone:
+            if self.complete:
+                raise LocalProtocolError("the response is complete")
+            self._connection.write(events)
+
+    @property
+    def held(self) -> int:
+        """Bytes that are not yet taken by the operating system."""
+        return 0 if self._gone else self._connection.held
+
+    async def flush(self) -> None:
+        """Wait until nothing is held, or the client is gone."""
+        if self._gone:
+            await trio.lowlevel.checkpoint()
+        else:
+            await self._connection.flush()
+
+    def abort(self) -> None:
+        """Break the response off."""
+        if not self.complete:
+            self._connection.close()
+
+    @property
+    def gone(self) -> bool:
+        """Whether the client went away before the response was complete."""
+        return self._gone
+
+    def lose(self) -> None:
+        """The connection ended in the middle; called by it."""
+        self._gone = True
+        if self.on_gone is not None:
+            self.on_gone()
+
+
+def _timed_out(text: str) -> RemoteProtocolError:
+    # RFC 9110, section 15.5.9: the server "did not receive a complete request message
+    # within the time that it was prepared to wait".
+    return RemoteProtocolError(text, status=408)
+
+
+def _ended() -> BaseException:
+    return trio.ClosedResourceError("the connection has ended")

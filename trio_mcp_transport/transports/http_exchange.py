@@ -1,0 +1,236 @@
+"""One POST of requests as a channel.
+
+What is received are the requests and what belongs to them, what is sent is the response.
+Made by `HttpService`. Theory of operation: the pure `ExchangeWriter` decides what the
+response looks like; this class gives it messages, time and the end of the connection, and
+writes what it says. What a lost connection means depends on the era:
+
+* Modern: it is the client's way to cancel. The channel fails, and the scope that its
+  handler runs in is cancelled.
+* Legacy: it means nothing. The exchange belongs to its session and goes on; the client may
+  come back for the rest where there is an event store, and has `grace_timeout` where
+  there is none (what is said then is dropped).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from ..abc import ChannelBroken, ChannelContext, ConnectionLost, EventHandler
+from ..errors import LocalProtocolError
+from ..jsonrpc import Message, RequestId
+from ..limits import ChannelOptions
+from ..sansio.http1 import BodyData, EndOfBody
+from ..sansio.mcp_http.options import HttpServerOptions
+from ..sansio.mcp_http.server import StartExchange
+from ..sansio.mcp_http.streams import NOTHING, Step
+from .http_channel import Encoded, HttpServerChannel
+from .http_outflow import Outflow
+
+if TYPE_CHECKING:
+    from .deadlines import Deadlines
+    from .http_request import HttpRequestStream
+
+__all__ = ["ExchangeChannel", "NotificationChannel"]
+
+_END = EndOfBody()
+
+
+class ExchangeChannel(HttpServerChannel):
+    """One exchange.
+
+    Args:
+        start: What the endpoint decided.
+        outflow: Where the writer's steps go.
+        context: Facts about the request.
+        options: Limits.
+        server: The endpoint's options: intervals.
+        deadlines: Keeps the time.
+        on_opened: Called when the answer to `initialize` has opened a session.
+        on_event: Told of faults that no caller sees.
+
+    Attributes:
+        scope: What the handler runs in.
+        writer: The exchange's writer.
+    """
+
+    def __init__(
+        self,
+        start: StartExchange,
+        outflow: Outflow,
+        context: ChannelContext,
+        options: ChannelOptions,
+        *,
+        server: HttpServerOptions,
+        deadlines: Deadlines,
+        on_opened: Callable[[], object] | None,
+        on_event: EventHandler | None,
+    ) -> None:
+        super().__init__(context, options, outflow, on_event)
+        self.scope = trio.CancelScope()
+        self.writer = start.writer
+        self.writer.owner = self
+        self._is_modern = start.era == "modern"
+        self._server = server
+        self._on_opened = on_opened
+        self._lost = False
+        self._timer = deadlines.timer(self._tick)
+        self._timer.set(trio.current_time() + server.quiet_interval)
+        for message in start.messages:
+            self._inbox.append(message)
+            self._inbox_bytes.append(0)  # the body has been counted
+
+    # -- from the service ---------------------------------------------------------------
+
+    def cancelled(self, message: Message, size: int, request_id: RequestId) -> None:
+        """The client cancelled a request: the handler is told, and it gets no answer."""
+        self.deliver(message, size)
+        self._outflow.put(partial(self._step, partial(self.writer.cancel, request_id)), 0)
+
+    def connection_lost(self) -> None:
+        """The client went away before the response was complete."""
+        self._outflow.carrier = None
+        if not self.writer.ended:
+            self.writer.detach()
+        if not self._state.is_open or self.writer.ended:
+            return
+        if self._is_modern:
+            # 2026-07-28, Cancellation: "Closing the SSE response stream [...] the server
+            # MUST treat this as cancellation".
+            self.abort(ConnectionLost("the client closed the connection of its request"))
+            self.scope.cancel()
+        elif self.writer.lost:
+            self._lost = True
+            self._timer.set(trio.current_time() + self._server.grace_timeout)
+
+    def end(self, cause: ChannelBroken) -> None:
+        """The session has ended: stop at once, and end the response as far as it is."""
+        if not self.writer.ended:
+            # Not through the outflow: what the store has of a session goes with it.
+            events = self.writer.end().events
+            carrier = self._outflow.carrier
+            if carrier is not None and events:
+                carrier.on_gone = None
+                carrier.write(*events)
+                self._outflow.carrier = None
+        self.abort(cause)
+        self.scope.cancel()
+
+    # -- optional capabilities ----------------------------------------------------------
+
+    def close_stream(self, retry: float | None = None) -> bool:
+        """End the connection, not the stream: the client comes back for the rest.
+
+        Args:
+            retry: Seconds that it is to wait; by default the endpoint's `retry_interval`.
+
+        Returns:
+            False where the stream cannot be resumed: nothing was done.
+        """
+        self._state.check_open()
+        if not self.writer.can_close_connection:
+            return False
+        if retry is None:
+            retry = self._server.retry_interval
+        act = partial(self.writer.close_connection, retry)
+        self._outflow.put(partial(self._step, act), 0)
+        return True
+
+    # -- inside -------------------------------------------------------------------------
+
+    def take_over(self, carrier: HttpRequestStream) -> None:
+        """Go on with this connection. See `HttpServerChannel.take_over`."""
+        self._lost = False
+        super().take_over(carrier)
+        self._arm()
+
+    def _say(self, messages: Sequence[Encoded]) -> Step:
+        if len(messages) == 1 and not self.writer.ended:
+            whole = self.writer.answer(messages[0][0])
+            if whole is not None:
+                self._complete()
+                head, body = whole
+                return Step(events=(head, BodyData(body), _END))
+        return self._step(partial(self.writer.send_many, [message for message, _ in messages]))
+
+    def _step(self, act: Callable[[], Step]) -> Step:
+        """One step of the writer, and what follows from it for the channel."""
+        writer = self.writer
+        if writer.ended:
+            return NOTHING
+        step = act()
+        if writer.ended:
+            self._complete()
+        else:
+            self._arm()
+        return step
+
+    def _arm(self) -> None:
+        if not self._lost:
+            server = self._server
+            interval = server.keep_alive_interval if self.writer.attached else server.quiet_interval
+            self._timer.set(trio.current_time() + interval)
+
+    def _tick(self) -> None:
+        """It was silent for long."""
+        if self._lost:
+            self.end(ConnectionLost("the client went away and did not come back in time"))
+            return
+        self._outflow.put(self._break_silence, 0)
+        self._arm()
+
+    def _break_silence(self) -> Step:
+        events = self.writer.keep_alive()
+        return Step(events=events) if events else self._step(self.writer.quiet)
+
+    def _complete(self) -> None:
+        """All is answered, or cancelled: nothing more will come in."""
+        self._timer.close()
+        self.end_input()
+        if self._outflow.carrier is not None:
+            self._outflow.carrier.on_gone = None
+        if self._on_opened is not None:
+            opened, self._on_opened = self._on_opened, None
+            opened()
+
+    def _conclude(self, *, graceful: bool) -> None:
+        """The channel is closed: what has no answer gets -32603."""
+        self._timer.close()
+        if graceful:
+            if not self.writer.ended:
+                self._outflow.put(partial(self._step, self.writer.finish), 0)
+        else:
+            self.leave()
+
+
+class NotificationChannel(HttpServerChannel):
+    """A notification that belongs to no session: received, then the end.
+
+    There is no way back to the client, so what is sent is refused.
+    """
+
+    def __init__(
+        self,
+        message: Message,
+        context: ChannelContext,
+        options: ChannelOptions,
+        nursery: trio.Nursery,
+        on_event: EventHandler | None,
+    ) -> None:
+        outflow = Outflow(nursery=nursery, limit=options.outbox_bytes, carrier=None, store=None)
+        super().__init__(context, options, outflow, on_event)
+        self.deliver(message, 0)
+        self.end_input()
+
+    def connection_lost(self) -> None:
+        """It has none."""
+
+    def _say(self, messages: Sequence[Encoded]) -> Step:
+        raise LocalProtocolError("a notification over HTTP has no way back")
+
+    def _conclude(self, *, graceful: bool) -> None:
+        pass

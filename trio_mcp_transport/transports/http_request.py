@@ -1,0 +1,143 @@
+"""One HTTP request and its response, as `HttpService` sees them, whoever speaks the HTTP.
+
+Implemented by `http_connection` for connections of our own and by `interop.asgi` for an ASGI
+server's. Theory of operation: the response is written, synchronously, by whichever task has
+something to say; so the task that reads a connection is free to go on reading, which is
+how a client that goes away is noticed.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from ..sansio.headers import Headers
+from ..sansio.http1 import BodyData, EndOfBody, RequestHead, ResponseEvent, ResponseHead
+from ..sansio.mcp_http.replies import Reply
+from ..security.facts import ConnectionFacts
+
+__all__ = ["DecoratedStream", "HttpRequestStream", "write_reply"]
+
+
+class HttpRequestStream(ABC):
+    """One HTTP request and the way back for its response.
+
+    Attributes:
+        head: The request line and the headers.
+        facts: About the connection.
+        mount: What the server's paths are mounted under, as the client sees them; ASGI's
+            ``root_path``.
+        on_gone: Called once, synchronously, when the client went away before the response
+            was complete (its connection ended or failed, or took nothing for too long).
+            Nothing that is written from then on goes anywhere.
+    """
+
+    head: RequestHead
+    facts: ConnectionFacts
+    mount: str = ""
+    on_gone: Callable[[], object] | None = None
+
+    @abstractmethod
+    async def read_body(self, max_bytes: int) -> bytes:
+        """The whole body. A checkpoint; is called at most once, and before any `write`.
+
+        A request whose body is never read is still answered; its connection ends then.
+
+        Raises:
+            RemoteProtocolError: It is too large, malformed or took too long; the `status`
+                of the exception says how to answer.
+            trio.BrokenResourceError: The client went away.
+        """
+
+    @abstractmethod
+    def write(self, *events: ResponseEvent) -> None:
+        """Hand over parts of the response; never waits and never fails.
+
+        What the other end does not take at once is held. Whoever writes a lot looks at
+        `held` and waits in `flush`. After the client went away this does nothing.
+        """
+
+    @property
+    @abstractmethod
+    def held(self) -> int:
+        """Bytes that were written and are not yet taken by the operating system."""
+
+    @abstractmethod
+    async def flush(self) -> None:
+        """Wait until nothing is held, or the client is gone. Cancelling it loses nothing."""
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Break the response off, so that the client cannot take it for complete."""
+
+    @property
+    @abstractmethod
+    def gone(self) -> bool:
+        """Whether the client went away before the response was complete."""
+
+
+class DecoratedStream(HttpRequestStream):
+    """A request whose responses carry further headers.
+
+    Args:
+        request: The request itself.
+        extra: What is added to the head of each response.
+    """
+
+    def __init__(self, request: HttpRequestStream, extra: Headers) -> None:
+        self.head = request.head
+        self.facts = request.facts
+        self.mount = request.mount
+        self._request = request
+        self._extra = extra
+
+    @property
+    def on_gone(self) -> Callable[[], object] | None:
+        """See `HttpRequestStream.on_gone`."""
+        return self._request.on_gone
+
+    @on_gone.setter
+    def on_gone(self, callback: Callable[[], object] | None) -> None:
+        self._request.on_gone = callback
+
+    async def read_body(self, max_bytes: int) -> bytes:
+        """See `HttpRequestStream.read_body`."""
+        return await self._request.read_body(max_bytes)
+
+    def write(self, *events: ResponseEvent) -> None:
+        """Write, a head with what is added to it. See `HttpRequestStream.write`."""
+        head = events[0]
+        if type(head) is ResponseHead:
+            decorated = ResponseHead(head.status, head.headers.merged(self._extra), head.reason)
+            self._request.write(decorated, *events[1:])
+        else:
+            self._request.write(*events)
+
+    @property
+    def held(self) -> int:
+        """See `HttpRequestStream.held`."""
+        return self._request.held
+
+    async def flush(self) -> None:
+        """See `HttpRequestStream.flush`."""
+        await self._request.flush()
+
+    def abort(self) -> None:
+        """See `HttpRequestStream.abort`."""
+        self._request.abort()
+
+    @property
+    def gone(self) -> bool:
+        """See `HttpRequestStream.gone`."""
+        return self._request.gone
+
+
+_END = EndOfBody()
+
+
+def write_reply(request: HttpRequestStream, reply: Reply) -> None:
+    """Answer a request with a whole response."""
+    if reply.body:
+        request.write(reply.head, BodyData(reply.body), _END)
+    else:
+        request.write(reply.head, _END)
