@@ -16,15 +16,35 @@ Trio's own (`trio.BrokenResourceError`) and therefore live in `abc.py`.
      |    +-- MethodNotFound     this router has no such method
      +-- RequestTimeout          no answer in time; the peer was told
      +-- RequestIdInUse          the id belongs to a request in flight
+     +-- HttpError               an HTTP server answered, but not with a message
+          +-- AuthenticationRequired   401
+          +-- Forbidden                403
+          +-- EndpointNotFound         404
+          +-- SessionExpired           404, to a request of a session
+          +-- ServerBusy               429 or 503
+          +-- HttpStatusError          any other status that is no success
+          +-- UnexpectedRedirect       a redirect that is not followed
+          +-- InvalidHttpResponse      success, but nothing that MCP allows
 """
 
 from __future__ import annotations
 
+from typing import Self, TypeVar
+
+import msgspec
+
 __all__ = [
+    "AuthenticationRequired",
+    "Challenge",
     "ConfigurationError",
     "ConnectFailed",
     "ConnectTimeout",
+    "EndpointNotFound",
     "FeatureUnavailable",
+    "Forbidden",
+    "HttpError",
+    "HttpStatusError",
+    "InvalidHttpResponse",
     "LocalProtocolError",
     "MessageTooLarge",
     "MethodNotFound",
@@ -33,7 +53,10 @@ __all__ = [
     "RequestIdInUse",
     "RequestTimeout",
     "RpcError",
+    "ServerBusy",
+    "SessionExpired",
     "TransportError",
+    "UnexpectedRedirect",
 ]
 
 
@@ -142,3 +165,143 @@ class RequestTimeout(TransportError, TimeoutError):
 
 class RequestIdInUse(TransportError, ValueError):
     """The id belongs to a request that has not been answered yet."""
+
+
+# -- HTTP, seen by a client ----------------------------------------------------------
+
+_HttpError = TypeVar("_HttpError", bound="HttpError")
+
+
+class Challenge(msgspec.Struct, frozen=True):
+    """What one challenge of `WWW-Authenticate` asks for (RFC 9110, section 11.6.1).
+
+    Nothing that it names is fetched or opened: whoever reads it decides what to trust.
+
+    Attributes:
+        scheme: In lower case, such as ``bearer``.
+        parameters: By name in lower case; ``resource_metadata`` is one of MCP's.
+        token: What stands in place of parameters, for schemes that have that.
+    """
+
+    scheme: str
+    parameters: dict[str, str] = {}
+    token: str | None = None
+
+
+class HttpError(TransportError):
+    """An HTTP server answered, and the answer is no message of MCP.
+
+    A request that fails so raises it out of `Peer.request`; on a channel it is the `cause`
+    of the `ErrorResponse` that ends the request.
+
+    Attributes:
+        status: The HTTP status.
+        text: How the body begins, for a person; not part of `str`, as nobody knows what a
+            server puts there. Empty if there is none.
+    """
+
+    def __init__(self, message: str, *, status: int, text: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.text = text
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+    def again(self) -> Self:
+        """A fresh exception with the same facts, chained to this one, to raise."""
+        fresh = _rebuild(type(self), self.args, self.__dict__)
+        fresh.__cause__ = self
+        return fresh
+
+
+def _rebuild(kind: type[_HttpError], args: tuple[str, ...], facts: dict[str, object]) -> _HttpError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(facts)
+    return error
+
+
+class AuthenticationRequired(HttpError):
+    """The server wants to know who asks (401).
+
+    Attributes:
+        challenges: What `WWW-Authenticate` says, in order.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 401,
+        text: str = "",
+        challenges: tuple[Challenge, ...] = (),
+    ) -> None:
+        super().__init__(message, status=status, text=text)
+        self.challenges = challenges
+
+
+class Forbidden(HttpError):
+    """The server knows who asks and refuses, or refuses everyone (403).
+
+    Attributes:
+        challenges: What `WWW-Authenticate` says, such as which scope would do.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 403,
+        text: str = "",
+        challenges: tuple[Challenge, ...] = (),
+    ) -> None:
+        super().__init__(message, status=status, text=text)
+        self.challenges = challenges
+
+
+class EndpointNotFound(HttpError):
+    """There is no MCP endpoint at this URL (404)."""
+
+
+class SessionExpired(HttpError):
+    """The server does not know the session any more (404); it may have been restarted.
+
+    The request was not run if it is the one that was told so; one that was in flight
+    beside it may have been, and is never sent again by itself.
+    """
+
+
+class ServerBusy(HttpError):
+    """The server has too much to do (503), or too much of this client (429).
+
+    Attributes:
+        retry_after: Seconds to wait before the next try, where the server says it.
+    """
+
+    def __init__(
+        self, message: str, *, status: int, text: str = "", retry_after: float | None = None
+    ) -> None:
+        super().__init__(message, status=status, text=text)
+        self.retry_after = retry_after
+
+
+class HttpStatusError(HttpError):
+    """Any other status that tells of a failure."""
+
+
+class UnexpectedRedirect(HttpError):
+    """A redirect that leads to another origin, or that would change the request.
+
+    Nothing was sent there.
+
+    Attributes:
+        location: Where it leads, as the server wrote it.
+    """
+
+    def __init__(self, message: str, *, status: int, text: str = "", location: str = "") -> None:
+        super().__init__(message, status=status, text=text)
+        self.location = location
+
+
+class InvalidHttpResponse(HttpError):
+    """The status tells of success, and the rest is nothing that MCP allows there."""

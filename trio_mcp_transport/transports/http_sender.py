@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
 from ..sansio.headers import NO_HEADERS, Headers
@@ -63,6 +64,7 @@ class HttpSender(ABC):
         headers: Headers = NO_HEADERS,
         body: bytes = b"",
         head_timeout: float = math.inf,
+        on_written: Callable[[], object] | None = None,
     ) -> AbstractAsyncContextManager[HttpResponse]:
         """Send a request; the block begins when the head of its response is there.
 
@@ -78,6 +80,9 @@ class HttpSender(ABC):
             head_timeout: Seconds from the first byte sent until the whole head of the final
                 response is there. Connecting and waiting for a free connection have the
                 sender's own limits.
+            on_written: Called once the operating system has the whole request, before the
+                head of the response is there; quick, and must not raise. Not called where
+                the request failed before; never called twice.
 
         Raises:
             ConnectFailed: No connection; the server saw nothing of the request.
