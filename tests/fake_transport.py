@@ -14,7 +14,7 @@ from trio_mcp_transport.abc import (
     EventHandler,
     MessageChannel,
 )
-from trio_mcp_transport.endpoint_schemes import read_endpoint
+from trio_mcp_transport.endpoint_reading import read_endpoint
 from trio_mcp_transport.endpoints import Endpoint
 from trio_mcp_transport.transports.stream_channel import StreamChannel
 

@@ -283,12 +283,12 @@ def test_an_endpoint_is_returned_as_it_is() -> None:
 
 BAD: list[tuple[object, str | None, str]] = [
     # What is written, with which transport named, and what the error says.
-    ("", None, "an endpoint starts with its scheme (memory, stdio, tcp, unix)"),
+    ("", None, "an endpoint starts with its scheme (http, https, memory, sse+http, "),
     ("localhost", None, "a key=value list needs its transport named"),
     ("127.0.0.1:80", None, "an endpoint starts with its scheme"),
     (5, None, "not int"),
-    ("http://h/", None, "no transport is called 'http' (there are: memory, stdio, tcp, unix)"),
-    ("a=1", "shm", "no transport is called 'shm' (there are: memory, stdio, tcp, unix)"),
+    ("shm://h", None, "no transport is called 'shm' (there are: http, https, memory, sse+http, "),
+    ("a=1", "shm", "no transport is called 'shm' (there are: http, https, memory, "),
     ("tcp://h:1", "unix", "the endpoint is of tcp, but unix was asked for"),
     (TcpEndpoint("h", 1), "unix", "the endpoint is of tcp, but unix was asked for"),
     # stdio and child processes
@@ -386,11 +386,11 @@ BAD: list[tuple[object, str | None, str]] = [
     ("{" * 100_000, None, "the endpoint starts as JSON, but: "),
     ({1: 2}, None, "the keys of the mapping must be strings"),
     ({"type": 5}, None, "type must be a string"),
-    ({"type": "http"}, None, "no transport is called 'http'"),
+    ({"type": "shm"}, None, "no transport is called 'shm'"),
     ({"type": "tcp", "command": "a"}, None, "unknown option 'command' of a tcp endpoint"),
     ({"type": "stdio", "url": "tcp://h:1"}, None, "the endpoint is of tcp, but stdio was asked"),
-    ({"url": "https://h/mcp"}, None, "no transport is called 'https' (there are: memory, stdio"),
-    ({"type": "http", "url": "https://h/mcp", "headers": {}}, None, "'https'"),
+    ({"url": "shm://h"}, None, "no transport is called 'shm' (there are: http, https, memory"),
+    ({"type": "http", "url": "tcp://h:1"}, None, "the endpoint is of tcp, but http was asked"),
     ({"url": "tcp://h:1"}, "unix", "the endpoint is of tcp, but unix was asked for"),
     ({"url": "h"}, None, "url must start with its scheme and a colon"),
     ({"url": "tcp://h:1?nodelay=1", "nodelay": True}, None, "nodelay is given twice"),
@@ -515,7 +515,7 @@ def test_an_explicit_list_beats_the_environment_too() -> None:
 @pytest.mark.parametrize(
     ("environ", "says"),
     [
-        ({"TRANSPORT": "http"}, "TRANSPORT must be one of stdio, tcp, unix, not 'http'"),
+        ({"TRANSPORT": "shm"}, "TRANSPORT must be one of stdio, http, tcp, unix, not 'shm'"),
         ({"MCP_STDIO_CONFIG": "x=1"}, "MCP_STDIO_CONFIG: unknown option 'x'"),
         ({"MCP_STDIO_CONFIG": "tcp://h:1"}, "MCP_STDIO_CONFIG: the endpoint is of tcp"),
         ({"MCP_STDIOTRANSPORT_TIMEOUT_MS": "12abc"}, "MCP_STDIOTRANSPORT_TIMEOUT_MS must be whole"),

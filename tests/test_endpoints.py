@@ -11,9 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from trio_mcp_transport.endpoint_parser import parse_endpoint
-from trio_mcp_transport.endpoint_schemes import (
-    split_host_port,
-)
+from trio_mcp_transport.endpoint_reading import split_host_port
 from trio_mcp_transport.endpoints import (
     MAX_SOCKET_PATH_BYTES,
     Endpoint,

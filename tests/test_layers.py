@@ -49,12 +49,14 @@ HOUSE: list[tuple[tuple[str, ...], bool]] = [
     (
         (
             "endpoint_parser",
+            "endpoint_reading",
             "endpoint_schemes",
             "endpoint_values",
             "endpoints",
             "errors",
             "http_endpoints",
             "http_origins",
+            "http_schemes",
             "jsonrpc",
             "limits",
             "public_paths",

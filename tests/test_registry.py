@@ -13,7 +13,8 @@ from fake_transport import Fake, FakeEndpoint, parse_fake
 
 from trio_mcp_transport.abc import EventHandler, MessageChannel, MessageListener
 from trio_mcp_transport.connect import open_channel
-from trio_mcp_transport.endpoint_schemes import read_endpoint, transport_names
+from trio_mcp_transport.endpoint_reading import read_endpoint
+from trio_mcp_transport.endpoint_schemes import transport_names
 from trio_mcp_transport.endpoints import Endpoint, ProcessEndpoint, TcpEndpoint
 from trio_mcp_transport.errors import ConfigurationError, ConnectFailed
 from trio_mcp_transport.registry import register_transport

@@ -20,7 +20,7 @@ from trio_mcp_transport.abc import (
     MessageListener,
 )
 from trio_mcp_transport.connect import open_channel
-from trio_mcp_transport.endpoint_schemes import read_endpoint
+from trio_mcp_transport.endpoint_reading import read_endpoint
 from trio_mcp_transport.endpoints import Endpoint
 from trio_mcp_transport.errors import ConfigurationError, ConnectFailed
 from trio_mcp_transport.jsonrpc import Request, Response

@@ -32,7 +32,8 @@ from .connect import connect_channel, open_channel, open_peer
 from .context import Context, Session
 from .conversation import Call, Conversation, Dispatcher
 from .endpoint_parser import EndpointSpec, endpoint_from_environment, parse_endpoint
-from .endpoint_schemes import ParseFunction, read_endpoint, split_host_port, transport_names
+from .endpoint_reading import read_endpoint, split_host_port
+from .endpoint_schemes import ParseFunction, transport_names
 from .endpoints import (
     Endpoint,
     EnvironmentPolicy,
@@ -44,10 +45,17 @@ from .endpoints import (
     UnixEndpoint,
 )
 from .errors import (
+    AuthenticationRequired,
+    Challenge,
     ConfigurationError,
     ConnectFailed,
     ConnectTimeout,
+    EndpointNotFound,
     FeatureUnavailable,
+    Forbidden,
+    HttpError,
+    HttpStatusError,
+    InvalidHttpResponse,
     LocalProtocolError,
     MessageTooLarge,
     MethodNotFound,
@@ -56,9 +64,13 @@ from .errors import (
     RequestIdInUse,
     RequestTimeout,
     RpcError,
+    ServerBusy,
+    SessionExpired,
     TransportError,
+    UnexpectedRedirect,
 )
 from .handlers import PeerErrorCode
+from .http_endpoints import HttpEndpoint, HttpsEndpoint, SseEndpoint, SseTlsEndpoint
 from .hub import Hub, ListKind, SubscriptionFilter
 from .installation import Features, features
 from .jsonrpc import (
@@ -110,12 +122,14 @@ __all__ = [
     "LEGACY_REVISIONS",
     "MODERN_REVISIONS",
     "REVISIONS",
+    "AuthenticationRequired",
     "Batch",
     "BridgeEnd",
     "BridgeObserver",
     "BridgeSide",
     "CacheHint",
     "Call",
+    "Challenge",
     "ChannelBroken",
     "ChannelCapabilities",
     "ChannelContext",
@@ -135,6 +149,7 @@ __all__ = [
     "Conversation",
     "Dispatcher",
     "Endpoint",
+    "EndpointNotFound",
     "EndpointSpec",
     "EnvironmentPolicy",
     "Era",
@@ -145,13 +160,19 @@ __all__ = [
     "EventHandler",
     "FeatureUnavailable",
     "Features",
+    "Forbidden",
     "Framing",
     "HandshakeTimeout",
+    "HttpEndpoint",
+    "HttpError",
+    "HttpStatusError",
+    "HttpsEndpoint",
     "Hub",
     "IdleTimeout",
     "InputRequest",
     "InputRequired",
     "InputResponses",
+    "InvalidHttpResponse",
     "InvalidMessage",
     "InvalidResult",
     "ListKind",
@@ -187,10 +208,14 @@ __all__ = [
     "RestartPolicy",
     "Router",
     "RpcError",
+    "ServerBusy",
     "ServingListener",
     "Session",
+    "SessionExpired",
     "StderrHandler",
     "StderrPolicy",
+    "SseEndpoint",
+    "SseTlsEndpoint",
     "StdioEndpoint",
     "StreamChannel",
     "StreamListener",
@@ -199,6 +224,7 @@ __all__ = [
     "TcpEndpoint",
     "TransportError",
     "TransportRegistration",
+    "UnexpectedRedirect",
     "UnixEndpoint",
     "WhenFull",
     "WriteTimeout",

@@ -13,11 +13,13 @@ The forms, with one address as the example of each:
   in URLs is percent-encoded. The command of ``stdio:`` is written as in a POSIX shell,
   and its options stand before it: ``stdio:?stderr=drop python server.py``.
 - List, with its transport named beside it: ``bind_address=127.0.0.1:9000; nodelay=false``.
-  Entries are separated by ``;``, and those of stdio by white space as well.
+  Entries are separated by ``;``, and those of stdio by white space as well. One of HTTP
+  may name it itself: ``scheme=http; host=localhost; port=9000; rpcPath=/rpc``.
 - Mapping or JSON text: ``{"type": "tcp", "host": "127.0.0.1", "port": 9000}``, or
   ``{"url": "tcp://127.0.0.1:9000", "nodelay": false}``, or an entry of ``mcpServers``,
   such as ``{"command": "npx", "args": ["-y", "some-server"], "env": {"TOKEN": "..."}}``,
-  or an object that has ``mcpServers``.
+  or an object that has ``mcpServers``. The URL of an HTTP server is its own there, query
+  and all: ``{"type": "http", "url": "https://a.example/mcp", "headers": {...}}``.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from .endpoint_schemes import find_parser, transport_names
 from .endpoint_values import parse_key_values, parse_query, read_milliseconds
 from .endpoints import Endpoint
 from .errors import ConfigurationError
+from .http_schemes import HTTP_ENDPOINTS, HTTP_TYPES
 
 __all__ = ["EndpointSpec", "endpoint_from_environment", "parse_endpoint"]
 
@@ -42,7 +45,13 @@ _Normal: TypeAlias = tuple[str, str, dict[str, object]]
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(.*)", re.DOTALL)
 _OPTIONS_FIRST = re.compile(r"\?(\S*)(.*)", re.DOTALL)
-_ADDRESSES = {"tcp": "tcp://127.0.0.1:8080", "unix": "unix:/tmp/mcp.sock"}
+_ADDRESSES = {
+    "http": "http://127.0.0.1:8080/mcp",
+    "tcp": "tcp://127.0.0.1:8080",
+    "unix": "unix:/tmp/mcp.sock",
+}
+#: Types of mappings that have no URL.
+_HTTP_SPELLINGS = dict.fromkeys(HTTP_TYPES, "http") | {"sse": "sse+http"}
 _TIMEOUT_VARIABLE = "MCP_STDIOTRANSPORT_TIMEOUT_MS"
 _TIMEOUT_KEYS = ("timeout_ms", "request_timeout_ms", "request_timeout")
 
@@ -74,10 +83,11 @@ def endpoint_from_environment(
 ) -> Endpoint:
     """Make the endpoint that the environment asks for; what is explicit beats it.
 
-    ``TRANSPORT`` is ``stdio`` (also when unset or empty), ``tcp`` (127.0.0.1:8080) or
-    ``unix`` (/tmp/mcp.sock). With stdio, ``MCP_STDIO_CONFIG`` is its key=value list, and
-    ``MCP_STDIOTRANSPORT_TIMEOUT_MS`` is the request timeout (0 for none) unless the list
-    or `spec` gives one. An empty variable counts as unset.
+    ``TRANSPORT`` is ``stdio`` (also when unset or empty), ``tcp`` (127.0.0.1:8080),
+    ``http`` (http://127.0.0.1:8080/mcp) or ``unix`` (/tmp/mcp.sock). With stdio,
+    ``MCP_STDIO_CONFIG`` is its key=value list, and ``MCP_STDIOTRANSPORT_TIMEOUT_MS`` is the
+    request timeout (0 for none) unless the list or `spec` gives one. An empty variable
+    counts as unset.
 
     Args:
         environ: Usually `os.environ`.
@@ -139,6 +149,11 @@ def _normalise(
     _no_name(name)
     if _URL.fullmatch(text) is not None:
         return _from_url(text, transport)
+    if transport is None and "=" in text:
+        # The lists of HTTP may name their scheme themselves.
+        values = parse_key_values(text)
+        if "scheme" in values:
+            return _from_http_list(dict(values), None)
     if transport is None:
         raise ConfigurationError(
             f"an endpoint starts with its scheme ({', '.join(transport_names())}) and a colon;"
@@ -147,7 +162,16 @@ def _normalise(
     find_parser(transport)
     # The stdio lists of older configurations were separated by blanks as well.
     values = parse_key_values(text, whitespace=transport == "stdio")
+    if transport in HTTP_ENDPOINTS:
+        return _from_http_list(dict(values), transport)
     return transport, "", dict(values)
+
+
+def _from_http_list(values: dict[str, object], transport: str | None) -> _Normal:
+    scheme = values.pop("scheme", transport)
+    if not isinstance(scheme, str) or scheme not in HTTP_ENDPOINTS:
+        raise ConfigurationError(f"scheme must be one of {', '.join(HTTP_ENDPOINTS)}")
+    return _in_family(scheme, transport), "", values
 
 
 def _from_url(text: str, transport: str | None) -> _Normal:
@@ -156,7 +180,8 @@ def _from_url(text: str, transport: str | None) -> _Normal:
         raise ConfigurationError("url must start with its scheme and a colon")
     scheme, rest = found.group(1).lower(), found.group(2)
     find_parser(scheme)
-    _agree(scheme, transport)
+    scheme = _in_family(scheme, transport)
+    _need_slashes(scheme, rest)
     if scheme != "stdio":
         target, _, query = rest.partition("?")
     elif (options := _OPTIONS_FIRST.fullmatch(rest)) is not None:
@@ -210,6 +235,8 @@ def _from_mapping(
     parameters = dict(mapping)
     named, url = _pop_text(parameters, "type"), _pop_text(parameters, "url")
     target = ""
+    if url is not None and (http := _http_server(url.strip(), named, parameters)) is not None:
+        return _in_family(http[0], transport), *http[1:]
     if url is not None:
         scheme, target, options = _from_url(url.strip(), None)
         for key, value in options.items():
@@ -220,10 +247,50 @@ def _from_mapping(
         scheme = named or transport or ("stdio" if "command" in parameters else "")
         if not scheme:
             raise ConfigurationError("the mapping names no transport: give type, url or command")
+        scheme = _HTTP_SPELLINGS.get(scheme, scheme)
         find_parser(scheme)
+        if scheme in HTTP_ENDPOINTS:
+            parameters.setdefault("scheme", scheme)
+            return _from_http_list(parameters, transport or scheme)
     _agree(scheme, named)
     _agree(scheme, transport)
     return scheme, target, _process_fields(parameters) if scheme == "stdio" else parameters
+
+
+def _http_server(url: str, named: str | None, options: dict[str, object]) -> _Normal | None:
+    """An HTTP server as MCP hosts write it down; None if the URL is no such one."""
+    found = _URL.fullmatch(url)
+    scheme = found.group(1).lower() if found else ""
+    if found is None or scheme not in HTTP_ENDPOINTS:
+        return None
+    if named is not None and named != scheme:
+        wanted = HTTP_TYPES.get(named, {})
+        if scheme not in wanted:
+            raise ConfigurationError(f"the endpoint is of {scheme}, but {named} was asked for")
+        scheme = wanted[scheme]
+    target, question, query = found.group(2).partition("?")
+    _need_slashes(scheme, target)
+    if question:
+        if "url_query" in options:
+            raise ConfigurationError("url_query is given twice")
+        options["url_query"] = query
+    return scheme, target, options
+
+
+def _need_slashes(scheme: str, rest: str) -> None:
+    # Without a target the parameters would have to have it all.
+    if scheme in HTTP_ENDPOINTS and not rest.startswith("//"):
+        raise ConfigurationError(f"{scheme}://HOST:PORT/PATH needs its two slashes")
+
+
+def _in_family(scheme: str, wanted: str | None) -> str:
+    """The scheme, if it is what was asked for; those of HTTP are asked for by one name."""
+    if wanted in HTTP_ENDPOINTS and scheme in HTTP_ENDPOINTS:
+        if wanted != "http":
+            _agree(scheme, wanted)
+    else:
+        _agree(scheme, wanted)
+    return scheme
 
 
 def _pick_server(servers: object, name: str | None) -> Mapping[str, object]:

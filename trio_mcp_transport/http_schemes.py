@@ -1,0 +1,170 @@
+"""From a target and parameters to an `HttpEndpoint`: URLs, older lists, ``mcpServers``.
+
+Called by `endpoint_schemes` for each of the schemes here. Pure. Three kinds of text meet:
+
+- ``http://HOST:PORT/PATH?era=modern``: the query holds our options. The query of the
+  server's own, if its URL has one, is the option ``url_query``, percent-encoded.
+- ``scheme=http; host=localhost; port=9443; rpcPath=/mcp/rpc; auth=bearer; token=...``: the
+  list of older configurations, which means their wire of two paths unless it has a path.
+- ``{"type": "http", "url": "https://a.example/mcp?key=1", "headers": {...}}``: what MCP
+  hosts write. There the URL is the server's, query and all, and options stand beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from .endpoint_reading import read_endpoint, split_host_port
+from .endpoint_values import percent_decode
+from .endpoints import HIDDEN
+from .errors import ConfigurationError
+from .http_endpoints import HttpEndpoint, HttpsEndpoint, SseEndpoint, SseTlsEndpoint
+from .http_origins import DEFAULT_PORTS
+
+__all__ = ["HTTP_ENDPOINTS", "HTTP_TYPES", "parse_http"]
+
+#: The class of each scheme.
+HTTP_ENDPOINTS: Mapping[str, type[HttpEndpoint]] = {
+    struct.scheme: struct for struct in (HttpEndpoint, HttpsEndpoint, SseEndpoint, SseTlsEndpoint)
+}
+#: What MCP hosts call a server's type, by the schemes its URL may then have, and what the
+#: scheme becomes.
+HTTP_TYPES: Mapping[str, Mapping[str, str]] = {
+    **{
+        name: {"http": "http", "https": "https"}
+        for name in ("http", "streamable-http", "streamableHttp", "streamable_http")
+    },
+    "sse": {
+        "http": "sse+http",
+        "https": "sse+https",
+        "sse+http": "sse+http",
+        "sse+https": "sse+https",
+    },
+}
+
+_TWO_PATHS = {"rpc_path": "/mcp/rpc", "notify_path": "/mcp/notify"}
+#: Where the wire of two paths is served if nobody says.
+_TWO_PATHS_PORT = 9443
+_HEADER = "header."
+
+#: Names that older configurations and other programs use for fields.
+_ALIASES = {
+    "rpcPath": "rpc_path",
+    "notifyPath": "notify_path",
+    "endpoint": "path",
+    "serverName": "server_name",
+    "caFile": "ca_file",
+    "caPath": "ca_path",
+    "certFile": "cert_file",
+    "keyFile": "key_file",
+    "cert": "cert_file",
+    "key": "key_file",
+    "connectTimeoutMs": "connect_timeout_ms",
+    "readTimeoutMs": "read_timeout_ms",
+    "bearerToken": "bearer_token",
+    "token": "bearer_token",
+    "oauthUrl": "oauth_token_url",
+    "oauthTokenUrl": "oauth_token_url",
+    "clientId": "client_id",
+    "clientSecret": "client_secret",
+    "tokenRefreshSkewSeconds": "token_refresh_skew",
+    "tokenSkew": "token_refresh_skew",
+    "heartbeat_interval": "keep_alive_interval",
+    "heartbeat_interval_ms": "keep_alive_interval_ms",
+    "max_message_size": "max_message_bytes",
+}
+
+
+def parse_http(
+    struct: type[HttpEndpoint], target: str, parameters: Mapping[str, object]
+) -> HttpEndpoint:
+    """Make an endpoint of what `endpoint_parser` brought to one shape.
+
+    Args:
+        struct: The class of its scheme.
+        target: ``//HOST[:PORT][/PATH]``, or nothing if the parameters have it all.
+        parameters: The fields by their names or by the older ones.
+
+    Raises:
+        ConfigurationError: Something is missing, unknown, given twice, or no such value.
+    """
+    given = _rename(parameters)
+    _refuse_hidden(given)
+    headers = _take_headers(given)
+    path = given.pop("path", None)
+    host: object
+    port: object
+    if target:
+        if path is not None:
+            raise ConfigurationError("path is given twice")
+        host, port, path = _split_target(struct.scheme, target)
+    else:
+        host, port = given.pop("host", None), _take_port(given)
+        if path is None and not struct.sse_only:
+            # The older list: two paths, and defaults for all of it.
+            host = "localhost" if host is None else host
+            given = {**_TWO_PATHS, **given}
+        elif host is None:
+            raise ConfigurationError(f"host is missing in a {struct.scheme} endpoint")
+    if given.keys() & _TWO_PATHS.keys():
+        given = {**_TWO_PATHS, **given}
+    if port is None:
+        secure = struct in {HttpsEndpoint, SseTlsEndpoint}
+        # Whoever writes `cert` and `key` like that has an older acceptor in mind.
+        older = "rpc_path" in given or "cert" in parameters
+        port = _TWO_PATHS_PORT if older else DEFAULT_PORTS["https" if secure else "http"]
+    return read_endpoint(
+        struct, given, host=host, port=port, path="/" if path is None else path, headers=headers
+    )
+
+
+def _rename(parameters: Mapping[str, object]) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for key, value in parameters.items():
+        name = _ALIASES.get(key, key)
+        if name in found:
+            raise ConfigurationError(f"{name} is given twice")
+        found[name] = value
+    return found
+
+
+def _refuse_hidden(given: Mapping[str, object]) -> None:
+    for name, value in given.items():
+        if value == HIDDEN:
+            raise ConfigurationError(f"{name}: {HIDDEN} only stands for a value that is not shown")
+
+
+def _take_headers(given: dict[str, object]) -> object:
+    single = {key: given.pop(key) for key in [*given] if key.startswith(_HEADER)}
+    if not single:
+        return given.pop("headers", {})
+    if "headers" in given:
+        raise ConfigurationError("headers is given twice")
+    return {key.removeprefix(_HEADER): value for key, value in single.items()}
+
+
+def _take_port(given: dict[str, object]) -> object:
+    port = given.pop("port", None)
+    if not isinstance(port, str):
+        return port
+    return split_host_port("port", f"_:{port}")[1]
+
+
+def _split_target(scheme: str, target: str) -> tuple[str, int | None, str]:
+    if "#" in target:
+        raise ConfigurationError(f"{scheme}://HOST:PORT/PATH cannot have a fragment")
+    authority, slash, rest = target[2:].partition("/")
+    name = f"{scheme}://HOST:PORT/PATH"
+    authority = percent_decode("the address", authority)
+    if "@" in authority:
+        # Not shown: it may be a password.
+        raise ConfigurationError(f"{name} cannot have a user; see auth and headers")
+    path = slash + rest or "/"
+    if not _has_port(authority):
+        # Any port will do to have the rest checked.
+        return split_host_port(name, f"{authority}:1")[0], None, path
+    return *split_host_port(name, authority), path
+
+
+def _has_port(authority: str) -> bool:
+    return ":" in authority.rpartition("]")[2]
