@@ -39,6 +39,7 @@ from .proxies import ProxyHeader, facts_behind_proxies
 from .response_headers import ResponseHeaderPolicy
 
 __all__ = [
+    "ANY",
     "AdmissionPolicy",
     "Admitted",
     "Answered",
