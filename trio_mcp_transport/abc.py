@@ -131,18 +131,12 @@ class ChannelSession:
             its `Session` here when it answers `initialize`. None until then.
     """
 
-    __slots__ = ("_last_token", "id", "principal", "state")
+    __slots__ = ("id", "principal", "state")
 
     def __init__(self, id: str, principal: str | None = None) -> None:  # ruff: ignore[builtin-argument-shadowing]
         self.id = id
         self.principal = principal
         self.state: object | None = None
-        self._last_token = 0
-
-    def new_progress_token(self) -> str:
-        """A progress token that no other request of this session has."""
-        self._last_token += 1
-        return f"session-{self._last_token}"
 
 
 class ChannelContext(msgspec.Struct, frozen=True, kw_only=True):
@@ -160,6 +154,10 @@ class ChannelContext(msgspec.Struct, frozen=True, kw_only=True):
             are no sessions: the connection is all there is, or each request is by itself.
         protocol_version: The revision that the transport has judged the exchange to be of;
             None where the messages alone decide.
+        exchange: Whether the channel is one request to an HTTP server and all that answers
+            it, so that it ends with the answer. A session's own channel is none.
+        revisions: The revisions that the endpoint serves; None where it leaves that to
+            whoever answers.
         client_address: The client's address, also behind proxies that are trusted to tell
             it; None where that is `peer_address` or nobody knows.
     """
@@ -173,6 +171,8 @@ class ChannelContext(msgspec.Struct, frozen=True, kw_only=True):
     headers: Headers | None = None
     session: ChannelSession | None = None
     protocol_version: str | None = None
+    exchange: bool = False
+    revisions: tuple[str, ...] | None = None
     client_address: str | None = None
 
 
@@ -349,6 +349,25 @@ class MessageChannel(trio.abc.Channel[Message]):
         At least one and at most `max_messages`. A failure behind them is raised by the
         next call. Raises as `receive` does.
         """
+
+    def push_to(
+        self, deliver: Callable[[Message], object], ended: Callable[[Exception], object]
+    ) -> trio.Nursery | None:
+        """Hand messages over from now on, instead of having them received.
+
+        For channels that exist for one request only, whose peer shall need no task that
+        reads; they alone can do it. Nobody may call `receive` then.
+
+        Args:
+            deliver: Called, synchronously, with each message: already in here with those
+                that are there, later with each as it comes. Neither waits nor raises.
+            ended: Called once, likewise, with what `receive` would raise at the end.
+
+        Returns:
+            Where the peer's tasks may run, for as long as the channel lives; None for a
+            channel that has to be read.
+        """
+        return None
 
     @abstractmethod
     async def flush(self) -> None:

@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, TypeVar
 import trio
 from msgspec import UNSET, Raw
 
+from .conversation import ClosesStreams
 from .errors import LocalProtocolError, RpcError
 from .jsonrpc import ErrorCode, Notification, Request
 from .limits import PROGRESS_BURST, PROGRESS_PER_SECOND, REQUEST_STATE_SECONDS
 from .mrtr import InputRequest, InputRequired, InputResponses, Round, gather, require_capabilities
 from .sansio.eras import Era
+from .sansio.headers import Headers
 from .sansio.metadata import LOG_LEVELS, LogLevel, RequestMeta
 
 if TYPE_CHECKING:
+    from .hub import LegacySubscriber
     from .peer import Peer
 
 __all__ = ["Context", "Session"]
@@ -27,9 +30,10 @@ _NO_ROUND = Round()
 
 
 class Session(dict[str, object]):
-    """The state that a legacy connection has from `initialize` to its end.
+    """The state that a legacy client has from `initialize` on.
 
-    A dictionary for the application's own use.
+    A dictionary for the application's own use. It lives as long as the connection; over HTTP
+    as long as the session, whose requests all have the same one.
 
     Attributes:
         revision: What `initialize` agreed on.
@@ -53,6 +57,9 @@ class Session(dict[str, object]):
         # messages to send automatically".
         self.log_level: LogLevel = "info"
         self.initialized = False
+        # The router's business: who tells this client what the hub has to say, and where.
+        self.subscriber: LegacySubscriber | None = None
+        self.own_peer: Peer | None = None
 
 
 class Context:
@@ -65,7 +72,8 @@ class Context:
         revision: The protocol revision, or None as for `era`.
         client_info: Name and version as the client gives them; for display only.
         client_capabilities: What the client can do, of this request (modern) or session.
-        session: The legacy connection's state; None on modern ones, which have none.
+        session: The legacy connection's or session's state; None where there is none: for
+            modern clients, and over HTTP without sessions.
     """
 
     __slots__ = (
@@ -123,7 +131,7 @@ class Context:
             self.client_info = session.client_info
             self.client_capabilities = session.client_capabilities
             self._log_level = session.log_level if log else None
-        elif era is None and log:
+        elif log and era != "modern":
             self._log_level = "info"
 
     @property
@@ -138,9 +146,21 @@ class Context:
         return self.message
 
     @property
+    def _is_exchange(self) -> bool:
+        return self.peer.channel.context.exchange
+
+    @property
     def principal(self) -> str | None:
         """Who is at the other end, where the transport authenticated somebody."""
         return self.peer.channel.context.principal
+
+    @property
+    def headers(self) -> Headers | None:
+        """The head of the HTTP request that brought the message; None elsewhere.
+
+        Of a notification to a session: that of the request that began the session.
+        """
+        return self.peer.channel.context.headers
 
     @property
     def wants_progress(self) -> bool:
@@ -230,6 +250,30 @@ class Context:
             params["logger"] = logger
         await self.peer.channel.send(Notification("notifications/message", params))
 
+    async def close_stream(self, *, retry: float | None = None) -> bool:
+        """Let the client come back later for what this request will yet bring.
+
+        Over HTTP with resumable streams the connection of this request ends, and the
+        client's next GET goes on with the stream: nothing is lost, and a long wait holds no
+        connection. Everywhere else nothing happens.
+
+        Args:
+            retry: Seconds that the client is told to wait; the endpoint's own by default.
+
+        Returns:
+            Whether the connection was ended.
+        """
+        channel = self.peer.channel
+        closed = False
+        if isinstance(channel, ClosesStreams):
+            try:
+                channel.close_stream(retry)
+                closed = True
+            except LocalProtocolError:
+                pass  # not resumable
+        await trio.lowlevel.checkpoint()
+        return closed
+
     # -- the client's input ---------------------------------------------------------
 
     @property
@@ -302,12 +346,15 @@ class Context:
         Raises:
             RpcError: The client did not declare the capability (-32021), or answered
                 with an error.
+            LocalProtocolError: A legacy client cannot be asked, as there is no session.
             RequestTimeout: A legacy client did not answer in time.
             ChannelBroken: The channel failed.
         """
         missing = {
             name: request for name, request in inputs.items() if name not in self._round.responses
         }
+        if missing and self.era == "legacy" and self.session is None and self._is_exchange:
+            raise LocalProtocolError("a client without a session cannot be asked")
         if self.era is not None:
             require_capabilities(missing, self.client_capabilities)
         if not missing:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AcceptsBatches",
     "Call",
+    "ClosesStreams",
     "Conversation",
     "Dispatcher",
     "RequestPolicy",
@@ -38,6 +39,21 @@ class TellsBrokenAnswers(Protocol):
     """A channel that can tell of a malformed answer whose id could be read."""
 
     on_broken_answer: Callable[[RequestId, InvalidMessage], object] | None
+
+
+@runtime_checkable
+class ClosesStreams(Protocol):
+    """An exchange whose client can come back for the rest of its stream."""
+
+    def close_stream(self, retry: float | None = None) -> object:
+        """End the connection, but not the stream.
+
+        Args:
+            retry: Seconds that the client is told to wait; None for the endpoint's own.
+
+        Raises:
+            LocalProtocolError: This stream cannot be resumed.
+        """
 
 
 class Call(Protocol):

@@ -20,7 +20,7 @@ from msgspec import UNSET, Raw
 
 from .abc import ChannelBroken, MessageChannel
 from .conversation import Call
-from .errors import MessageTooLarge, RpcError
+from .errors import MessageTooLarge, MethodNotFound, RpcError
 from .jsonrpc import (
     ErrorCode,
     ErrorObject,
@@ -30,6 +30,7 @@ from .jsonrpc import (
     RequestId,
     Response,
 )
+from .lent_nursery import Tasks
 from .reporting import lone_exception
 
 __all__ = [
@@ -39,7 +40,7 @@ __all__ = [
     "Handlers",
     "PeerErrorCode",
     "Reporter",
-    "error_object",
+    "error_answer",
     "held_bytes",
 ]
 
@@ -118,7 +119,7 @@ class Handlers:
         self._max_bytes = max_bytes
         self._expose_errors = expose_errors
         self._report = reporter
-        self._nursery: trio.Nursery | None = None
+        self._tasks: Tasks | None = None
         self._by_id: dict[RequestId, _Incoming] = {}
         self._waiting: deque[_Incoming] = deque()
         self._notifications: deque[tuple[Callable[[], Awaitable[object]], int]] = deque()
@@ -141,9 +142,28 @@ class Handlers:
     def __contains__(self, request_id: RequestId) -> bool:
         return request_id in self._by_id
 
-    def begin(self, nursery: trio.Nursery) -> None:
-        """Say where the tasks run."""
-        self._nursery = nursery
+    def begin(self, tasks: Tasks, *, keep_first: bool = False) -> _Incoming | None:
+        """Say where the tasks run; what has come already begins.
+
+        Args:
+            tasks: The place.
+            keep_first: Whether the caller itself will `handle` the first request.
+
+        Returns:
+            That request, if there is one.
+        """
+        self._tasks = tasks
+        first = None
+        waiting = self._waiting
+        if keep_first and waiting:
+            first = waiting.popleft()
+            self.running += 1
+        while waiting and self.running < self._max_handlers:
+            self._start(waiting.popleft())
+        if self._notifications:
+            self._notifying = True
+            tasks.start_soon(self._run_notifications)
+        return first
 
     # -- from the reader; nothing here waits -----------------------------------------
 
@@ -151,7 +171,7 @@ class Handlers:
         """Handle a request, now or when there is a free handler."""
         incoming = self._by_id[request.id] = _Incoming(request, call, size)
         self.held += size
-        if self.running >= self._max_handlers:
+        if self._tasks is None or self.running >= self._max_handlers:
             self._waiting.append(incoming)
         else:
             self._start(incoming)
@@ -176,10 +196,9 @@ class Handlers:
             return False
         self._notifications.append((work, size))
         self.held += size
-        if not self._notifying:
-            assert self._nursery is not None
+        if not self._notifying and self._tasks is not None:
             self._notifying = True
-            self._nursery.start_soon(self._run_notifications)
+            self._tasks.start_soon(self._run_notifications)
         return True
 
     def cancel_all(self) -> None:
@@ -189,13 +208,18 @@ class Handlers:
         for incoming in self._by_id.values():
             incoming.scope.cancel()
 
-    async def drain(self, seconds: float) -> None:
-        """Wait until nothing is left to do, at most so long; report what is left then."""
+    async def wait_idle(self) -> None:
+        """Wait until nothing is left to do; no checkpoint if nothing is."""
         if self.running or self._notifying:
             if self._idle is None or self._idle.is_set():  # else somebody waits for it as well
                 self._idle = trio.Event()
+            await self._idle.wait()
+
+    async def drain(self, seconds: float) -> None:
+        """Wait until nothing is left to do, at most so long; report what is left then."""
+        if self.running or self._notifying:
             with trio.move_on_after(seconds) as patience:
-                await self._idle.wait()
+                await self.wait_idle()
             if patience.cancelled_caught:
                 count = len(self._by_id) + self._notifying + len(self._notifications)
                 message = f"{count} handlers were not done within {seconds:g} s and are cut off"
@@ -223,12 +247,13 @@ class Handlers:
         self._note_idle()
 
     def _start(self, incoming: _Incoming) -> None:
-        assert self._nursery is not None
+        assert self._tasks is not None
         self.running += 1
         # Trio would put a name together for each task.
-        self._nursery.start_soon(self._handle, incoming, name="trio_mcp_transport handler")
+        self._tasks.start_soon(self.handle, incoming, name="trio_mcp_transport handler")
 
-    async def _handle(self, incoming: _Incoming) -> None:
+    async def handle(self, incoming: _Incoming) -> None:
+        """Run one request's handler and send its answer."""
         try:
             with incoming.scope:
                 await self._send_answer(incoming, await self._answer(incoming))
@@ -266,7 +291,7 @@ class Handlers:
                     error_ = ErrorObject(int(PeerErrorCode.HANDLER_TIMEOUT), text)
                     return ErrorResponse(incoming.id, error_)
         except RpcError as error:
-            return ErrorResponse(incoming.id, error_object(error))
+            return error_answer(incoming.id, error)
         except msgspec.ValidationError as error:
             text = f"Invalid params: {error}"
             return ErrorResponse(incoming.id, ErrorObject(int(ErrorCode.INVALID_PARAMS), text))
@@ -275,7 +300,7 @@ class Handlers:
         if isinstance(result, Response):  # a foreign dispatcher's: the id is ours
             result = result.result
         elif isinstance(result, ErrorResponse):
-            return ErrorResponse(incoming.id, result.error)
+            return ErrorResponse(incoming.id, result.error).with_cause(result.cause)
         if result is None:
             text = "The handler gave no result"
             self._report("handler.failed", f"{text}: {incoming.method!r}", None)
@@ -288,7 +313,7 @@ class Handlers:
     def _failed(self, incoming: _Incoming, error: Exception) -> ErrorResponse:
         lone = lone_exception(error)
         if isinstance(lone, RpcError):  # out of a nursery of the handler's
-            return ErrorResponse(incoming.id, error_object(lone))
+            return error_answer(incoming.id, lone)
         if not (self.ending and isinstance(lone, GONE)):  # an ordinary thing at the end
             self._report("handler.failed", f"the handler of {incoming.method!r} failed", error)
         if self._expose_errors:
@@ -340,6 +365,9 @@ def held_bytes(message: Request | Notification) -> int:
     return size + len(message.method)
 
 
-def error_object(error: RpcError) -> ErrorObject:
-    """The error object that carries an `RpcError`."""
-    return ErrorObject(int(error.code), error.message, UNSET if error.data is None else error.data)
+def error_answer(request_id: RequestId, error: RpcError) -> ErrorResponse:
+    """The answer that carries an `RpcError`."""
+    data = UNSET if error.data is None else error.data
+    answer = ErrorResponse(request_id, ErrorObject(int(error.code), error.message, data))
+    # A transport that has a status for "no such method" must not guess from the code.
+    return answer.with_cause(error) if isinstance(error, MethodNotFound) else answer

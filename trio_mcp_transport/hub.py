@@ -210,14 +210,25 @@ class ModernSubscriber(_Subscriber):
 
 
 class LegacySubscriber(_Subscriber):
-    """One legacy connection: its subscribed resources and the lists it is told about."""
+    """One legacy connection or session: its resources and the lists it is told about.
 
-    def __init__(self, hub: Hub, peer: Peer, lists: Iterable[ListKind]) -> None:
+    Over HTTP a session subscribes on one exchange and is told on its own channel, whose
+    peer may come later: what happens meanwhile waits.
+    """
+
+    def __init__(self, hub: Hub, peer: Peer | None, lists: Iterable[ListKind]) -> None:
         super().__init__()
         self._hub = hub
         self._peer = peer
         self._sending = False
         hub._subscribe(self, [("list", kind) for kind in lists])
+
+    def attach(self, peer: Peer) -> None:
+        """From now on, and not before, this is who is told."""
+        if self._peer is None:
+            self._peer = peer
+            if self.pending:
+                self.wake()
 
     def add(self, uri: str) -> None:
         """Subscribe to a resource.
@@ -240,7 +251,7 @@ class LegacySubscriber(_Subscriber):
 
     def wake(self) -> None:
         """Something is to be sent: by a task that lives only while that is so."""
-        if self._sending or self.ended:
+        if self._sending or self.ended or self._peer is None:
             return
         try:
             self._peer.start_soon(self._send, "telling of a change")
@@ -249,6 +260,7 @@ class LegacySubscriber(_Subscriber):
         self._sending = True
 
     async def _send(self) -> None:
+        assert self._peer is not None
         try:
             while self.pending and not self.ended:
                 await self._peer.channel.send(_notification(self.take(), None))

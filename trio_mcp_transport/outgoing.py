@@ -15,9 +15,10 @@ import trio
 from msgspec import UNSET, Raw
 
 from .abc import ChannelBroken, MessageChannel
-from .errors import MessageTooLarge, RequestTimeout
+from .errors import MessageTooLarge, RequestTimeout, RpcError, TransportError
 from .handlers import GONE, Reporter
 from .jsonrpc import ErrorResponse, InvalidMessage, Notification, Request, RequestId, Response
+from .lent_nursery import Tasks
 from .pending import Pending, PendingTable, Progress, ProgressParams
 from .sansio.metadata import as_raw, with_meta
 
@@ -51,7 +52,7 @@ class Outgoing:
 
     async def exchange(
         self,
-        nursery: trio.Nursery,
+        tasks: Tasks,
         method: str,
         params: object,
         timeout: float,  # ruff: ignore[async-function-with-timeout]
@@ -62,7 +63,7 @@ class Outgoing:
     ) -> Raw:
         """Send one request and wait for its answer; everything is as for `Peer.request`.
 
-        The task that watches over deadlines runs in the nursery.
+        The task that watches over deadlines runs in `tasks`.
         """
         pending = self._table.enter(request_id, method)
         sent = False
@@ -81,7 +82,7 @@ class Outgoing:
                     sent = True
             if sent:
                 self.sent += 1
-                self._table.watch_deadline(pending, nursery)
+                self._table.watch_deadline(pending, tasks)
                 await pending.wait()
         finally:
             if pending.outcome is None:
@@ -92,6 +93,9 @@ class Outgoing:
         if type(outcome) is Response:
             return as_raw(outcome.result)
         if type(outcome) is ErrorResponse:
+            cause = outcome.cause
+            if isinstance(cause, TransportError) and not isinstance(cause, RpcError):
+                raise cause  # nobody but the channel made this answer
             raise outcome.as_exception()
         if outcome is None:
             # MCP patterns/cancellation: "the sender SHOULD cancel the request and stop

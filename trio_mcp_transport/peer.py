@@ -11,11 +11,15 @@ inside of the cancel scope that the other side's `notifications/cancelled` cance
 answer is therefore sent whole or not at all. When reading ends, for whatever reason, the
 reader's task takes the peer down: requests in flight fail with the cause, handlers may
 finish within `drain`, the channel is closed.
+
+An exchange (one POST over HTTP) is a channel as well, but there is a peer for each, so what
+its life costs counts: such a channel hands its messages over synchronously, there is
+no reader's task, its first request is handled in the task that called `run`, and whatever
+else needs a task gets it from the nursery that the channel lends.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import Self, TypeVar, overload
@@ -24,13 +28,7 @@ import msgspec
 import trio
 from msgspec import UNSET, Raw
 
-from .abc import (
-    ChannelBroken,
-    ChannelEvent,
-    ConnectionLost,
-    EventHandler,
-    MessageChannel,
-)
+from .abc import ChannelBroken, ChannelEvent, ConnectionLost, EventHandler, MessageChannel
 from .conversation import (
     AcceptsBatches,
     Conversation,
@@ -38,26 +36,11 @@ from .conversation import (
     RequestPolicy,
     TellsBrokenAnswers,
 )
-from .errors import LocalProtocolError, MessageTooLarge, RpcError
-from .handlers import (
-    ENCODE_FAULTS,
-    GONE,
-    INTERNAL_ERROR,
-    Handlers,
-    PeerErrorCode,
-    error_object,
-    held_bytes,
-)
-from .jsonrpc import (
-    ErrorCode,
-    ErrorObject,
-    ErrorResponse,
-    Message,
-    Notification,
-    Request,
-    RequestId,
-    Response,
-)
+from .errors import LocalProtocolError
+from .handlers import Handlers, PeerErrorCode
+from .incoming import Incoming
+from .jsonrpc import Notification, RequestId
+from .lent_nursery import LentNursery, Tasks
 from .limits import (
     DEFAULT_DRAIN_SECONDS,
     DEFAULT_MAX_HANDLERS,
@@ -70,12 +53,11 @@ from .outgoing import Outgoing, fresh
 from .pending import Progress
 from .reporting import lone_exception, report
 from .sansio.eras import Negotiated
-from .sansio.metadata import as_raw, with_meta
+from .sansio.metadata import with_meta
 
 __all__ = ["Peer", "PeerErrorCode", "PeerStatistics"]
 
 T = TypeVar("T")
-_logger = logging.getLogger("trio_mcp_transport")
 
 
 class PeerStatistics(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,11 +90,6 @@ class PeerStatistics(msgspec.Struct, frozen=True, kw_only=True):
     progress_dropped: int
     notifications_dropped: int
     cancels_ignored: int
-
-
-class _Cancelled(msgspec.Struct):
-    requestId: RequestId  # ruff: ignore[mixed-case-variable-in-class-scope] (the wire's name)
-    reason: str | None = None
 
 
 class Peer:
@@ -168,7 +145,8 @@ class Peer:
         self._on_event = on_event
         self._policy: RequestPolicy | None = None
         self._outgoing = Outgoing(channel, self.report)
-        if isinstance(channel, TellsBrokenAnswers):
+        self._is_exchange = channel.context.exchange
+        if not self._is_exchange and isinstance(channel, TellsBrokenAnswers):
             channel.on_broken_answer = self._outgoing.deliver_broken
         self._handlers = Handlers(
             channel,
@@ -179,24 +157,22 @@ class Peer:
             expose_errors=expose_errors,
             reporter=self.report,
         )
+        self._incoming = Incoming(self, self._outgoing, self._handlers)
         self._end: Exception | None = None
-        self._draining = False
         self._closed = trio.Event()
-        self._manager = trio.open_nursery()
-        self._nursery: trio.Nursery | None = None
-        self._received = self._refused = 0
-        self._notifications_dropped = self._cancels_ignored = 0
+        self._own_nursery: trio.Nursery | None = None
+        self._tasks: Tasks | None = None
         self.conversation: Conversation | None = None if router is None else router.join(self)
 
     # -- life -----------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
         """Start reading."""
-        if self._nursery is not None:
-            raise LocalProtocolError("a peer is used once")
-        self._nursery = await self._manager.__aenter__()
-        self._handlers.begin(self._nursery)
-        self._nursery.start_soon(self._read)
+        self._check_fresh()
+        self._manager = trio.open_nursery()
+        self._tasks = self._own_nursery = await self._manager.__aenter__()
+        self._handlers.begin(self._tasks)
+        self._tasks.start_soon(self._read)
         return self
 
     async def __aexit__(
@@ -206,7 +182,7 @@ class Peer:
         traceback: TracebackType | None,
     ) -> None:
         """Fail what is in flight, cancel the handlers, close the channel."""
-        assert self._nursery is not None
+        assert self._own_nursery is not None
         self._finish(trio.ClosedResourceError("this side closed the peer"))
         try:
             if not self._closed.is_set():
@@ -214,7 +190,7 @@ class Peer:
                 await self.channel.aclose()
         finally:
             self._closed.set()
-            self._nursery.cancel_scope.cancel()
+            self._own_nursery.cancel_scope.cancel()
             try:
                 await self._manager.__aexit__(None, None, None)  # noqa: ASYNC102 (a cancelled nursery ends)
             except BaseExceptionGroup as group:
@@ -229,19 +205,64 @@ class Peer:
     async def run(self, stop: trio.Event | None = None) -> None:
         """Serve until the other side's EOF; then finish the handlers and close the channel.
 
+        On an exchange (see `ChannelContext.exchange`) until its requests are answered, or
+        its client has gone away, which is an ordinary thing there.
+
         Args:
             stop: Once it is set, this side ends likewise: see `drain`.
 
         Raises:
             ChannelBroken: The channel failed.
         """
+        self._check_fresh()
+        lender = self.channel.push_to(self._incoming.deliver, self._push_ended)
+        if lender is not None:
+            await self._run_pushed(LentNursery(lender), stop)
+            return
         async with self:
             if stop is not None:
-                assert self._nursery is not None
-                self._nursery.start_soon(self._stop_on, stop)
+                assert self._tasks is not None
+                self._tasks.start_soon(self._stop_on, stop)
             await self.wait_closed()
+        if self._is_exchange:
+            return
         if isinstance(self._end, ChannelBroken) and self.channel.failure is not None:
             raise self._end.again()
+
+    async def _run_pushed(self, tasks: LentNursery, stop: trio.Event | None) -> None:
+        """Serve a channel that hands its messages over, and has already begun to."""
+        self._tasks = tasks
+        try:
+            first = self._handlers.begin(tasks, keep_first=self._is_exchange)
+            if stop is not None:
+                tasks.start_soon(self._stop_on, stop)
+            if first is not None:
+                await self._handlers.handle(first)
+            if self._is_exchange:
+                await self._handlers.wait_idle()
+            else:
+                await self._closed.wait()
+        finally:
+            self._finish(trio.ClosedResourceError("this side closed the peer"))
+            self._handlers.cancel_all()
+            self._closed.set()
+            await tasks.aclose()  # noqa: ASYNC102 (cancelled tasks end)
+            await self.channel.aclose()  # noqa: ASYNC102 (where this is cancelled, it aborts)
+
+    def _push_ended(self, cause: Exception) -> None:
+        """The channel will hand over no more."""
+        if isinstance(cause, trio.EndOfChannel):
+            self._finish(ConnectionLost("the other side ended the conversation"))
+        else:
+            # Nobody can be answered any more.
+            self._finish(cause)
+            self._handlers.cancel_all()
+        if not self._is_exchange:
+            self._closed.set()
+
+    def _check_fresh(self) -> None:
+        if self._tasks is not None:
+            raise LocalProtocolError("a peer is used once")
 
     async def wait_closed(self) -> None:
         """Wait until the conversation has ended, whoever ended it."""
@@ -249,7 +270,22 @@ class Peer:
 
     async def _stop_on(self, stop: trio.Event) -> None:
         await stop.wait()
-        await self.drain()
+        self.end_soon()
+
+    def end_soon(self) -> None:
+        """Begin to end gracefully, as `drain` does, and close the channel after that.
+
+        Does not wait. What is not done within `drain` seconds is cut off.
+        """
+        if self._incoming.draining or self._closed.is_set():
+            return
+        self._begin_drain()
+        # An exchange ends with its last answer.
+        if not self._is_exchange and self._tasks is not None:
+            self._tasks.start_soon(self._end_drained)
+
+    async def _end_drained(self) -> None:
+        await self._handlers.drain(self._drain)
         self._handlers.cancel_all()
         await self.channel.aclose()  # which ends the reader, and that the rest
 
@@ -260,17 +296,20 @@ class Peer:
         `PeerErrorCode.SHUTTING_DOWN`. What is not done in time is reported as
         ``drain.expired`` and goes on until the block is left.
         """
-        self._draining = True
+        self._begin_drain()
+        await self._handlers.drain(self._drain)
+
+    def _begin_drain(self) -> None:
+        self._incoming.draining = True
         if self.conversation is not None:
             self.conversation.end()
-        await self._handlers.drain(self._drain)
 
     def statistics(self) -> PeerStatistics:
         """The counters now."""
         return PeerStatistics(
             requests_sent=self._outgoing.sent,
-            requests_received=self._received,
-            requests_refused=self._refused,
+            requests_received=self._incoming.received,
+            requests_refused=self._incoming.refused,
             requests_pending=len(self._outgoing),
             handlers_running=self._handlers.running,
             handlers_waiting=self._handlers.waiting,
@@ -278,8 +317,8 @@ class Peer:
             answers_late=self._outgoing.late,
             answers_unknown=self._outgoing.unknown,
             progress_dropped=self._outgoing.progress_dropped,
-            notifications_dropped=self._notifications_dropped,
-            cancels_ignored=self._cancels_ignored,
+            notifications_dropped=self._incoming.notifications_dropped,
+            cancels_ignored=self._incoming.cancels_ignored,
         )
 
     def report(self, name: str, message: str, error: BaseException | None = None) -> None:
@@ -295,9 +334,9 @@ class Peer:
         Raises:
             trio.ClosedResourceError: The peer is not running.
         """
-        if self._nursery is None or self._closed.is_set():
+        if self._tasks is None or self._closed.is_set():
             raise trio.ClosedResourceError("the peer is not running")
-        self._nursery.start_soon(self._handlers.guard, work, what)
+        self._tasks.start_soon(self._handlers.guard, work, what)
 
     # -- requests out ---------------------------------------------------------------
 
@@ -404,9 +443,9 @@ class Peer:
             sending = params if policy is None else policy.prepare(params)
             if meta is not None:
                 sending = with_meta(sending, meta)
-            nursery = self._check_open()
+            tasks = self._check_open()
             raw = await self._outgoing.exchange(
-                nursery, method, sending, timeout, max_timeout, on_progress, on_notification, id
+                tasks, method, sending, timeout, max_timeout, on_progress, on_notification, id
             )
             if policy is None:
                 break
@@ -430,18 +469,22 @@ class Peer:
         """
         await self.channel.send(Notification(method, UNSET if params is None else params))
 
-    def _check_open(self) -> trio.Nursery:
-        if self._nursery is None:
+    def _check_open(self) -> Tasks:
+        if self._tasks is None:
             raise LocalProtocolError("the peer is not running: use `async with`")
         if self._end is not None:
             raise fresh(self._end) from self._end
-        return self._nursery
+        if self._is_exchange and self.channel.context.session is None:
+            # 2026-07-28, Streamable HTTP: "The server MUST NOT send independent JSON-RPC
+            # requests on this stream."
+            raise LocalProtocolError("a server cannot send requests here: there is no session")
+        return self._tasks
 
     # -- the reader -----------------------------------------------------------------
 
     async def _read(self) -> None:
         receive_many = self.channel.receive_many
-        deliver = self._deliver
+        deliver = self._incoming.deliver
         try:
             while True:
                 for message in await receive_many():
@@ -463,121 +506,7 @@ class Peer:
         """Fail what waits for answers, with the first cause; end what is endless."""
         if self._end is None:
             self._end = cause
-            self._handlers.ending = True
+            self._incoming.closed = self._handlers.ending = True
             self._outgoing.fail_all(cause)
             if self.conversation is not None:
                 self.conversation.end()
-
-    def _deliver(self, message: Message) -> None:
-        """Take one message. Everything in here is synchronous and must not raise."""
-        if self._end is not None:
-            return  # nothing may begin any more
-        kind = type(message)
-        if kind is Response or kind is ErrorResponse:
-            self._outgoing.deliver_answer(message)  # type: ignore[arg-type]
-        elif kind is Request:
-            self._received += 1
-            self._deliver_request(message)  # type: ignore[arg-type]
-        else:
-            self._deliver_notification(message)  # type: ignore[arg-type]
-
-    def _deliver_request(self, request: Request) -> None:
-        if request.id in self._handlers:
-            # The first one must not notice.
-            self._refuse(request, ErrorCode.INVALID_REQUEST, "this id is of a request in work")
-            return
-        negotiated = self.negotiated
-        if negotiated is not None and negotiated.era == "modern":
-            # MCP stdio: the client "MUST NOT write JSON-RPC responses", as the server "MUST
-            # NOT write JSON-RPC requests".
-            self._refused += 1
-            self.report("request.refused", f"the server sent a request: {request.method[:100]!r}")
-            return
-        if self._draining:
-            self._refuse(request, PeerErrorCode.SHUTTING_DOWN, "Shutting down")
-            return
-        if self.conversation is None:
-            # A legacy client answers pings, whatever else it can do.
-            if request.method == "ping" and negotiated is not None:
-                self._send_control(Response(request.id, {}))
-            else:
-                self._refuse(request, ErrorCode.METHOD_NOT_FOUND, "Method not found")
-            return
-        try:
-            if request.params is not UNSET and type(request.params) is not Raw:
-                # Came by reference: handlers see the same as from a wire.
-                request = Request(request.id, request.method, as_raw(request.params))
-        except ENCODE_FAULTS as error:
-            self._refuse(request, ErrorCode.INVALID_PARAMS, f"params are no JSON: {error}")
-            return
-        size = held_bytes(request)
-        if not self._handlers.has_room(size):
-            self._refuse(request, PeerErrorCode.TOO_MANY_REQUESTS, "Too many requests")
-            return
-        try:
-            call = self.conversation.receive_request(request)
-        except RpcError as error:
-            self._refused += 1
-            self._send_control(ErrorResponse(request.id, error_object(error)))
-        except Exception as error:
-            self.report("handler.failed", f"accepting {request.method[:100]!r} failed", error)
-            self._refuse(request, ErrorCode.INTERNAL_ERROR, INTERNAL_ERROR.message)
-        else:
-            self._handlers.add(request, call, size)
-
-    def _refuse(self, request: Request, code: int, message: str) -> None:
-        self._refused += 1
-        self._send_control(ErrorResponse(request.id, ErrorObject(code, message)))
-
-    def _send_control(self, message: Response | ErrorResponse) -> None:
-        try:
-            self.channel.send_control(message)
-        except GONE:
-            pass  # the next receive says so
-        except (MessageTooLarge, *ENCODE_FAULTS) as error:
-            self.report("answer.dropped", f"an answer could not be sent: {error}", error)
-
-    def _deliver_notification(self, notification: Notification) -> None:
-        method = notification.method
-        try:
-            if notification.params is not UNSET and type(notification.params) is not Raw:
-                notification = Notification(method, as_raw(notification.params))
-        except ENCODE_FAULTS as error:
-            self.report("handler.failed", f"params of {method[:100]!r} are no JSON", error)
-            return
-        if method == "notifications/cancelled":
-            self._deliver_cancelled(notification)
-            return
-        if method == "notifications/progress":
-            self._outgoing.deliver_progress(notification)
-            return
-        # JSON-RPC 2.0, section 4.1: nobody is told about a notification's fate.
-        if self._outgoing.deliver_related(notification) or self.conversation is None:
-            return
-        try:
-            work = self.conversation.receive_notification(notification)
-        except Exception as error:
-            self.report("handler.failed", f"accepting {method[:100]!r} failed", error)
-            return
-        if work is not None and not self._handlers.add_notification(work, held_bytes(notification)):
-            self._notifications_dropped += 1
-            self.report("notification.dropped", f"no room for {method[:100]!r}: handlers are slow")
-
-    def _deliver_cancelled(self, notification: Notification) -> None:
-        # MCP patterns/cancellation: "Invalid cancellation notifications SHOULD be ignored".
-        try:
-            cancelled = notification.params_as(_Cancelled)
-        except msgspec.DecodeError:
-            self._cancels_ignored += 1
-            return
-        request_id = cancelled.requestId
-        if cancelled.reason is not None:
-            # "Both parties SHOULD log cancellation reasons for debugging".
-            _logger.debug("request %.100r was cancelled: %.1000r", request_id, cancelled.reason)
-        # "A server MUST send notifications/cancelled referencing a subscriptions/listen
-        # request ID when it tears down that subscription".
-        modern = self.negotiated is not None and self.negotiated.era == "modern"
-        if modern and self._outgoing.deliver_to(request_id, notification):
-            return
-        if not self._handlers.cancel(request_id):
-            self._cancels_ignored += 1

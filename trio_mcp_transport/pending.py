@@ -16,6 +16,7 @@ from msgspec import UNSET, UnsetType
 
 from .errors import RequestIdInUse
 from .jsonrpc import ErrorResponse, Notification, RequestId, Response
+from .lent_nursery import Tasks
 from .limits import MAX_ABANDONED_IDS
 from .sansio.metadata import read_subscription_id
 
@@ -221,7 +222,7 @@ class PendingTable:
         pending.deadline = min(trio.current_time() + pending.timeout, pending.latest)
         return pending
 
-    def watch_deadline(self, pending: Pending, nursery: trio.Nursery) -> None:
+    def watch_deadline(self, pending: Pending, tasks: Tasks) -> None:
         """See to it that a request is woken when its time is up.
 
         One task does that for all of them, as a cancel scope for each would cost about
@@ -232,7 +233,7 @@ class PendingTable:
             return
         if self._timer is None:
             self._timer = trio.CancelScope(deadline=deadline)
-            nursery.start_soon(self._expire)
+            tasks.start_soon(self._expire)
         elif deadline < self._timer.deadline:
             self._timer.deadline = deadline
 

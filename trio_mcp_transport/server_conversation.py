@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import UNSET, Raw
@@ -27,6 +27,7 @@ from .sansio.eras import (
     Era,
     Verdict,
     choose_legacy,
+    era_of,
     judge_request,
     refuse_initialize,
 )
@@ -180,6 +181,9 @@ class _Listen(msgspec.Struct):
 class ServerConversation:
     """What a router knows of one peer.
 
+    Over HTTP there is one for each exchange, which lives no longer than a request, and one
+    for each session's own channel. What they share is in the channel's session.
+
     Args:
         router: What all its conversations share.
         peer: The peer that this one is with.
@@ -188,24 +192,37 @@ class ServerConversation:
     def __init__(self, router: Router, peer: Peer) -> None:
         self._router = router
         self._peer = peer
-        self._legacy: LegacySubscriber | None = None
+        context = peer.channel.context
+        self._shared = context.session
+        self._is_exchange = context.exchange
+        #: What the transport says the exchange is; None where messages alone tell.
+        self._judged = context.protocol_version if context.exchange else None
+        self._revisions = router.revisions
+        if context.revisions is not None and context.revisions != router.revisions:
+            self._revisions = tuple(
+                revision for revision in router.revisions if revision in context.revisions
+            )
+        self._session: Session | None = None
         self._listening: list[ModernSubscriber] = []
         self._log = router.server_info is None or router.has_capability("logging")
-        self._builtin: dict[tuple[Era | None, str], Callable[[Request], object]] = {}
-        if router.server_info is not None:
-            self._builtin = {
-                ("modern", "server/discover"): self._discover,
-                ("legacy", "initialize"): self._initialize,
-                ("legacy", "ping"): self._ping,
-                (None, "ping"): self._ping,
-            }
-            if self._log:
-                self._builtin["legacy", "logging/setLevel"] = self._set_level
-            if router.hub is not None and router.has_capability("resources", "subscribe"):
-                self._builtin["legacy", "resources/subscribe"] = self._subscribe
-                self._builtin["legacy", "resources/unsubscribe"] = self._unsubscribe
-        self.session: Session | None = None
         self._ended = False
+        session = self.session
+        if session is not None and not self._is_exchange:
+            self._attach(session)
+
+    @property
+    def session(self) -> Session | None:
+        """The legacy client's state, from `initialize` on."""
+        if self._shared is None:
+            return self._session
+        state = self._shared.state
+        return state if isinstance(state, Session) else None
+
+    def _attach(self, session: Session) -> None:
+        """This is the session's own channel: what the hub says to it goes out here."""
+        session.own_peer = self._peer
+        if session.subscriber is not None:
+            session.subscriber.attach(self._peer)
 
     # -- from the reader; nothing here waits -----------------------------------------
 
@@ -221,11 +238,9 @@ class ServerConversation:
         era = verdict.era
         route = self._router.find_method(method, era)
         if route is None:
-            builtin = self._builtin.get((era, method))
-            if method == "ping" and builtin is None and self._answers_pings(era):
-                builtin = self._ping
-            if builtin is not None:
-                result = builtin(request)
+            builtin = _BUILTIN.get((era, method))
+            if builtin is not None and self._has_builtin(method, era):
+                result = builtin(self, request)
                 if era == "modern":
                     assert self._router.server_info is not None
                     hint = self._router.cache.get(method, _DEFAULT_HINT)
@@ -255,8 +270,10 @@ class ServerConversation:
         session = self.session
         if notification.method == "notifications/initialized" and session is not None:
             session.initialized = True
+            if not self._is_exchange:
+                self._attach(session)
             if self._router.hub is not None and not self._ended:
-                self._subscriber()
+                self._subscriber(session)
         negotiated = self._peer.negotiated
         era: Era | None = None
         revision = None
@@ -264,6 +281,8 @@ class ServerConversation:
             era, revision = negotiated.era, negotiated.revision
         elif session is not None:
             era, revision = "legacy", session.revision
+        elif self._judged is not None:
+            era, revision = era_of(self._judged), self._judged
         route = self._router.find_notification(notification.method, era)
         if route is None and self._router.dispatch is None:
             return None
@@ -280,8 +299,11 @@ class ServerConversation:
         self._ended = True
         for subscriber in self._listening:
             subscriber.end()
-        if self._legacy is not None:
-            self._legacy.end()
+        # A session's subscriber outlives the exchanges, and ends with the session's channel.
+        if not self._is_exchange:
+            session = self.session
+            if session is not None and self._router.hub is not None:
+                self._subscriber(session).end()  # also for whoever would still subscribe
 
     def _judge(self, request: Request, meta: RequestMeta) -> Verdict:
         router = self._router
@@ -293,22 +315,31 @@ class ServerConversation:
         if (
             request.method == "initialize"
             and meta.protocol_version is UNSET
-            and not any(revision in LEGACY_REVISIONS for revision in router.revisions)
+            and not any(revision in LEGACY_REVISIONS for revision in self._revisions)
         ):
             requested = _read(request, _Initialize).protocolVersion
-            raise refuse_initialize(requested, router.revisions)
+            raise refuse_initialize(requested, self._revisions)
+        session = self.session
         return judge_request(
             request.method,
             meta,
-            revisions=router.revisions,
-            session_revision=None if self.session is None else self.session.revision,
+            revisions=self._revisions,
+            # Over HTTP the transport has judged by the headers, also where no session is.
+            session_revision=self._judged if session is None else session.revision,
             require_initialize=router.require_initialize,
         )
 
-    def _answers_pings(self, era: Era | None) -> bool:
-        """Whether this side is a legacy client, which answers pings whatever else it can."""
-        negotiated = self._peer.negotiated is not None
-        return negotiated and era == "legacy" and self._router.dispatch is None
+    def _has_builtin(self, method: str, era: Era | None) -> bool:
+        router = self._router
+        if router.server_info is None:
+            # A legacy client answers pings, whatever else it can.
+            negotiated = self._peer.negotiated is not None
+            return method == "ping" and negotiated and era == "legacy" and router.dispatch is None
+        if method == "logging/setLevel":
+            return self._log
+        if method in {"resources/subscribe", "resources/unsubscribe"}:
+            return router.hub is not None and router.has_capability("resources", "subscribe")
+        return True
 
     def _other_route(self, era: Era | None, request: Request) -> Route:
         """For methods without a registration."""
@@ -329,7 +360,7 @@ class ServerConversation:
     def _discover(self, _: Request) -> dict[str, object]:
         router = self._router
         result: dict[str, object] = {
-            "supportedVersions": list(router.revisions),
+            "supportedVersions": list(self._revisions),
             "capabilities": router.capabilities,
         }
         if router.instructions is not None:
@@ -341,9 +372,14 @@ class ServerConversation:
         if self.session is not None:
             raise RpcError(ErrorCode.INVALID_REQUEST, "this connection is initialized already")
         params = _read(request, _Initialize)
-        revision = choose_legacy(params.protocolVersion, router.revisions)
-        assert revision is not None  # the verdict was legacy
-        self.session = Session(revision, params.clientInfo, params.capabilities)
+        revision = choose_legacy(params.protocolVersion, self._revisions)
+        if revision is None:  # over HTTP, where the transport serves other ones
+            raise refuse_initialize(params.protocolVersion, self._revisions)
+        session = Session(revision, params.clientInfo, params.capabilities)
+        if self._shared is None:
+            self._session = session
+        else:
+            self._shared.state = session
         if revision == "2025-03-26":
             self._peer.accept_batches()
         result: dict[str, object] = {
@@ -355,8 +391,7 @@ class ServerConversation:
             result["instructions"] = router.instructions
         return result
 
-    @staticmethod
-    def _ping(_: Request) -> dict[str, object]:
+    def _ping(self, _: Request) -> dict[str, object]:
         return {}
 
     def _set_level(self, request: Request) -> dict[str, object]:
@@ -367,24 +402,33 @@ class ServerConversation:
 
     def _subscribe(self, request: Request) -> dict[str, object]:
         uri = _read(request, _Resource).uri
-        self._subscriber().add(uri)
+        session = self.session
+        if session is None:
+            # Without a session there is no stream that could tell of the changes.
+            raise MethodNotFound(request.method)
+        self._subscriber(session).add(uri)
         return {}
 
     def _unsubscribe(self, request: Request) -> dict[str, object]:
         uri = _read(request, _Resource).uri
-        self._subscriber().discard(uri)
+        session = self.session
+        if session is None:
+            raise MethodNotFound(request.method)
+        self._subscriber(session).discard(uri)
         return {}
 
-    def _subscriber(self) -> LegacySubscriber:
-        """The legacy connection's subscriber, from when it is first needed."""
-        router = self._router
-        if self._legacy is None:
+    def _subscriber(self, session: Session) -> LegacySubscriber:
+        """The legacy client's subscriber, from when it is first needed."""
+        if session.subscriber is None:
+            router = self._router
             assert router.hub is not None
             lists: list[ListKind] = [
                 kind for kind in LIST_KINDS if router.has_capability(kind, "listChanged")
             ]
-            self._legacy = LegacySubscriber(router.hub, self._peer, lists)
-        return self._legacy
+            # An exchange is gone before there is anything to tell.
+            peer = session.own_peer if self._is_exchange else self._peer
+            session.subscriber = LegacySubscriber(router.hub, peer, lists)
+        return session.subscriber
 
     async def _listen(self, ctx: Context, params: _Listen) -> object:
         router = self._router
@@ -417,6 +461,16 @@ class ServerConversation:
             self._listening.remove(subscriber)
 
 
+_Builtin: TypeAlias = Callable[[ServerConversation, Request], object]
+_BUILTIN: dict[tuple[Era | None, str], _Builtin] = {
+    ("modern", "server/discover"): ServerConversation._discover,
+    ("legacy", "initialize"): ServerConversation._initialize,
+    ("legacy", "ping"): ServerConversation._ping,
+    (None, "ping"): ServerConversation._ping,
+    ("legacy", "logging/setLevel"): ServerConversation._set_level,
+    ("legacy", "resources/subscribe"): ServerConversation._subscribe,
+    ("legacy", "resources/unsubscribe"): ServerConversation._unsubscribe,
+}
 _decode_listen = msgspec.json.Decoder(_Listen)
 
 
