@@ -6,10 +6,10 @@ connections run in, stops them in order, and keeps exception groups away from th
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Unpack
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, Unpack
 
 import trio
 
@@ -28,7 +28,15 @@ from .peer import Peer
 from .registry import ChannelOverrides, listen_endpoint, resolve_endpoint
 from .reporting import choose_failure, report
 
+if TYPE_CHECKING:
+    from .security.admission import Authenticator
+    from .stores.events import EventStore
+    from .transports.http_service import HttpServing
+
 __all__ = ["serve_channels", "serve_peers"]
+
+HttpMode: TypeAlias = Literal["exchange", "session"]
+HeaderSchemaHook: TypeAlias = Callable[[str], object]
 
 
 async def serve_channels(
@@ -37,16 +45,21 @@ async def serve_channels(
     on_event: EventHandler | None = None,
     stop: trio.Event | None = None,
     drain: float = DEFAULT_DRAIN_SECONDS,
+    http: HttpMode = "exchange",
+    authenticate: Authenticator | None = None,
+    event_store: EventStore | None = None,
+    header_schema: HeaderSchemaHook | None = None,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
     **options: Unpack[ChannelOverrides],
 ) -> None:
-    """Listen at endpoints and run ``await handler(channel)`` for each connection.
+    """Listen at endpoints and run ``await handler(channel)`` for each channel.
 
-    Each connection has its own boundary: an exception of its handler is reported as
-    ``handler.failed``, and the others go on. A channel is closed after its handler.
-    ``stdio:`` has one connection, and is done after it. Returns when all endpoints are
-    done; otherwise it serves until `stop` is set or it is cancelled, which aborts all
-    connections.
+    A channel is a connection; over HTTP it is one POST of requests, or what a legacy session
+    says and hears beside them (see `http`). Each has its own boundary: an exception of its
+    handler is reported as ``handler.failed``, and the others go on. A channel is closed
+    after its handler. ``stdio:`` has one connection, and is done after it. Returns when all
+    endpoints are done; otherwise it serves until `stop` is set or it is cancelled, which
+    aborts all connections.
 
     Args:
         handler: Called with each channel.
@@ -56,6 +69,14 @@ async def serve_channels(
             seconds to finish, and what is left is cancelled and reported as
             ``drain.expired``. Then this returns.
         drain: Those seconds; `math.inf` waits for every handler.
+        http: Over HTTP, what a channel is: an ``exchange``, or for clients that have one a
+            whole ``session``, whose messages tell which request they belong to
+            (`related_to`).
+        authenticate: Over HTTP, asked about each request before its body is read:
+            ``await authenticate(head, facts)`` returns the principal, or the reply that
+            refuses. Without it the endpoint's own options decide.
+        event_store: Over HTTP, makes the streams of sessions resumable.
+        header_schema: Over HTTP, gives what ``Mcp-Param-*`` headers a tool has, by its name.
         task_status: Started with the endpoints that clients may connect to, in order,
             with the real addresses and ports, once all of them are listened at.
         options: Fields of `ChannelOptions`, which beat those of every endpoint.
@@ -65,12 +86,42 @@ async def serve_channels(
         ConnectFailed: An endpoint cannot be listened at: in use, not permitted...
         OSError: Accepting failed in a way that will not pass.
     """
+    hooks = _HttpHooks(http, authenticate, event_store, header_schema, None)
+    await _serve(handler, endpoints, options, on_event, stop, drain, hooks, task_status)
+
+
+class _HttpHooks(NamedTuple):
+    """What becomes an `HttpServing` where something listens over HTTP."""
+
+    mode: HttpMode
+    authenticate: Authenticator | None
+    event_store: EventStore | None
+    header_schema: HeaderSchemaHook | None
+    revisions: tuple[str, ...] | None
+
+    def make(self) -> HttpServing:
+        from .transports.http_service import HttpServing
+
+        return HttpServing(**self._asdict())
+
+
+async def _serve(
+    handler: Callable[[MessageChannel], Awaitable[object]],
+    endpoints: Sequence[EndpointSpec],
+    options: ChannelOverrides,
+    on_event: EventHandler | None,
+    stop: trio.Event | None,
+    drain: float,
+    hooks: _HttpHooks,
+    task_status: trio.TaskStatus[list[str]],
+    on_stop: Callable[[], object] = lambda: None,
+) -> None:
     if not endpoints:
         raise ConfigurationError("there is no endpoint to listen at")
     if not drain >= 0:
         raise ConfigurationError(f"drain must not be negative, not {drain}")
     resolved = [resolve_endpoint(endpoint, options) for endpoint in endpoints]
-    service = _Service(handler, on_event, stop, drain)
+    service = _Service(handler, on_event, stop, drain, hooks, on_stop)
     try:
         async with AsyncExitStack() as stack:
             for endpoint in resolved:
@@ -99,15 +150,19 @@ class _Service:
         on_event: EventHandler | None,
         stop: trio.Event | None,
         drain: float,
+        hooks: _HttpHooks,
+        on_stop: Callable[[], object],
     ) -> None:
         self.listeners: list[tuple[MessageListener, int]] = []
         self._handler = handler
         self._on_event = on_event
         self._stop = stop
         self._drain = drain
+        self._hooks = hooks
+        self._on_stop = on_stop
 
     async def run(self, task_status: trio.TaskStatus[list[str]]) -> None:
-        from .transports.accept import serve_listener
+        from .transports.accept import ServesRequests, serve_listener
 
         async with trio.open_nursery() as watch:
             async with trio.open_nursery() as handlers, trio.open_nursery() as loops:
@@ -119,6 +174,7 @@ class _Service:
                         max_connections=max_connections,
                         on_event=self._on_event,
                         handler_nursery=handlers,
+                        http=self._hooks.make() if isinstance(listener, ServesRequests) else None,
                     )
                     loops.start_soon(serve, listener, self._handler)
                 task_status.started([listener.endpoint for listener, _ in self.listeners])
@@ -130,6 +186,7 @@ class _Service:
     async def _watch(self, stop: trio.Event, loops: trio.Nursery, handlers: trio.Nursery) -> None:
         await stop.wait()
         loops.cancel_scope.cancel()
+        self._on_stop()
         handlers.cancel_scope.deadline = trio.current_time() + self._drain
 
 
@@ -143,6 +200,8 @@ async def serve_peers(
     on_event: EventHandler | None = None,
     stop: trio.Event | None = None,
     drain: float = DEFAULT_DRAIN_SECONDS,
+    authenticate: Authenticator | None = None,
+    event_store: EventStore | None = None,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
     **options: Unpack[ChannelOverrides],
 ) -> None:
@@ -162,6 +221,8 @@ async def serve_peers(
         on_event: As for `Peer` and `serve_channels`.
         stop: As for `serve_channels`.
         drain: Seconds that handlers get to finish, after `stop` or a peer's end.
+        authenticate: As for `serve_channels`.
+        event_store: As for `serve_channels`.
         task_status: As for `serve_channels`.
         options: Fields of `ChannelOptions`, which beat those of every endpoint.
 
@@ -170,6 +231,8 @@ async def serve_peers(
         ConnectFailed: As for `serve_channels`.
         OSError: As for `serve_channels`.
     """
+
+    peers: set[Peer] = set()
 
     async def serve_peer(channel: MessageChannel) -> None:
         peer = Peer(
@@ -182,14 +245,26 @@ async def serve_peers(
             expose_errors=expose_errors,
             on_event=on_event,
         )
-        await peer.run(stop)
+        if stop is not None and stop.is_set():
+            peer.end_soon()
+        peers.add(peer)
+        try:
+            await peer.run()
+        finally:
+            peers.discard(peer)
 
-    await serve_channels(
-        serve_peer,
-        *endpoints,
-        on_event=on_event,
-        stop=stop,
-        drain=drain,
-        task_status=task_status,
-        **options,
+    def end_peers() -> None:
+        # One task waits for `stop` on behalf of all, as there may be a peer per request.
+        for peer in list(peers):
+            peer.end_soon()
+
+    hooks = _HttpHooks(
+        "exchange",
+        authenticate,
+        event_store,
+        getattr(router, "header_schema", None),
+        getattr(router, "revisions", None),
+    )
+    await _serve(
+        serve_peer, endpoints, options, on_event, stop, drain, hooks, task_status, end_peers
     )

@@ -17,7 +17,8 @@ import errno
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import NoReturn
+from functools import partial
+from typing import TYPE_CHECKING, NoReturn, Protocol, runtime_checkable
 
 import trio
 
@@ -33,9 +34,13 @@ from ..errors import ConnectFailed
 from ..limits import DEFAULT_MAX_CONNECTIONS, ChannelOptions
 from ..reporting import lone_exception, report
 
+if TYPE_CHECKING:
+    from .http_service import HttpServing
+
 __all__ = [
     "AcceptLoop",
     "ChannelHandler",
+    "ServesRequests",
     "ServingListener",
     "SocketAcceptor",
     "StreamListener",
@@ -72,6 +77,23 @@ _ONE_CONNECTION_ERRNOS = frozenset(
     )
     if hasattr(errno, name)
 )
+
+
+@runtime_checkable
+class ServesRequests(Protocol):
+    """A listener whose connections are no channels: it makes those of what comes over them."""
+
+    async def serve(
+        self,
+        handler: ChannelHandler,
+        *,
+        http: HttpServing,
+        max_connections: int,
+        on_event: EventHandler | None,
+        handler_nursery: trio.Nursery,
+        task_status: trio.TaskStatus[AcceptLoop],
+    ) -> None:
+        """Serve until the listener is closed; see `serve_listener`."""
 
 
 class AcceptLoop:
@@ -218,7 +240,8 @@ async def serve_listener(
     max_connections: int = DEFAULT_MAX_CONNECTIONS,
     on_event: EventHandler | None = None,
     handler_nursery: trio.Nursery | None = None,
-    task_status: trio.TaskStatus[ServingListener] = trio.TASK_STATUS_IGNORED,
+    http: HttpServing | None = None,
+    task_status: trio.TaskStatus[AcceptLoop] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Accept connections and run `handler(channel)` for each, until the listener is closed.
 
@@ -241,13 +264,32 @@ async def serve_listener(
             ``handler.failed`` and ``connection.lost``; they are logged without it.
         handler_nursery: Where the connections run, for a server that stops accepting
             before it stops serving. Without it they end with this call.
-        task_status: Started with a `ServingListener` once connections are accepted.
+        http: How a listener over HTTP makes channels; others have no use for it.
+        task_status: Started with a `ServingListener` once connections are accepted; over
+            HTTP with another `AcceptLoop`.
 
     Raises:
         OSError: Accepting failed in a way that will not pass; all connections are aborted,
             unless they run in a nursery of yours.
         ValueError: `max_connections` is less than 1.
     """
+    if isinstance(listener, ServesRequests):
+        from .http_service import HttpServing
+
+        serve = partial(
+            listener.serve,
+            handler,
+            http=http or HttpServing(),
+            max_connections=max_connections,
+            on_event=on_event,
+            task_status=task_status,
+        )
+        if handler_nursery is not None:
+            await serve(handler_nursery=handler_nursery)
+        else:
+            async with trio.open_nursery() as nursery:
+                await serve(handler_nursery=nursery)
+        return
     serving = ServingListener(listener, handler, max_connections, on_event)
     async with listener:
         task_status.started(serving)

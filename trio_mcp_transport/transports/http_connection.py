@@ -46,12 +46,11 @@ from ..sansio.http1 import (
 from ..sansio.http1_server import Http1Server
 from ..sansio.machine import NEED_DATA, EndOfData
 from ..security.facts import ConnectionFacts
-from .http_request import HttpRequestStream
+from .http_request import HttpRequestStream, RequestTaker
 from .outbox import Outbox
 
 if TYPE_CHECKING:
     from .deadlines import Deadlines
-    from .http_service import HttpService
 
 __all__ = ["HttpConnection", "HttpConnectionOptions"]
 
@@ -99,7 +98,7 @@ class HttpConnection:
         stream: trio.abc.Stream,
         facts: ConnectionFacts,
         *,
-        service: HttpService,
+        service: RequestTaker,
         deadlines: Deadlines,
         options: HttpConnectionOptions,
         on_event: EventHandler | None,

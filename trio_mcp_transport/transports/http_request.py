@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Protocol
 
 from ..sansio.headers import Headers
 from ..sansio.http1 import BodyData, EndOfBody, RequestHead, ResponseEvent, ResponseHead
 from ..sansio.mcp_http.replies import Reply
 from ..security.facts import ConnectionFacts
 
-__all__ = ["DecoratedStream", "HttpRequestStream", "write_reply"]
+__all__ = ["DecoratedStream", "HttpRequestStream", "RequestTaker", "write_reply"]
 
 
 class HttpRequestStream(ABC):
@@ -74,6 +75,16 @@ class HttpRequestStream(ABC):
     @abstractmethod
     def gone(self) -> bool:
         """Whether the client went away before the response was complete."""
+
+
+class RequestTaker(Protocol):
+    """What a connection gives its requests to: an `HttpService`."""
+
+    async def handle(self, request: HttpRequestStream) -> None:
+        """See to a request; returns when that is begun. Raises nothing but `Cancelled`."""
+
+    def turn_away(self, request: HttpRequestStream) -> None:
+        """Answer a request for which there is no room."""
 
 
 class DecoratedStream(HttpRequestStream):

@@ -53,6 +53,7 @@ from ..sansio.mcp_http.sessions import Delivery, SessionRecord
 from ..sansio.mcp_http.streams import NOTHING, EventStream, Step
 from ..security.admission import Answered, Authenticator, Doorkeeper
 from ..security.facts import Address, ConnectionFacts
+from ..stores.memory_events import MemoryEventStore
 from .deadlines import Deadlines
 from .http_channel import HttpServerChannel
 from .http_exchange import ExchangeChannel, NotificationChannel
@@ -75,7 +76,8 @@ class HttpServing(msgspec.Struct, frozen=True, kw_only=True):
             (`related_to`); what has no session is a channel for each exchange still.
         authenticate: Asked about each request; see `security.admission`. None leaves it
             to the endpoint.
-        event_store: Keeps the events of resumable streams.
+        event_store: Keeps the events of streams, which can then be resumed. Without one,
+            an endpoint that is `resumable` has a `MemoryEventStore` of its own.
         header_schema: Gives what ``Mcp-Param-*`` headers a tool has, by its name.
         revisions: What the dispatcher serves; narrows the endpoint's own.
     """
@@ -128,13 +130,18 @@ class HttpService:
         if http.revisions is not None:
             both = tuple(rev for rev in options.revisions if rev in http.revisions)
             options = msgspec.structs.replace(options, revisions=both)
+        store = http.event_store
+        if store is not None and not options.stateless:
+            options = msgspec.structs.replace(options, resumable=True)
+        elif options.resumable:
+            store = MemoryEventStore()
         self.options = options
         self.endpoint = ServerEndpoint(
             options, new_id=secrets.token_urlsafe, header_schema=http.header_schema
         )
         self.deadlines = Deadlines()
         self._handler = handler
-        self._store = http.event_store if options.resumable else None
+        self._store = store
         self._doorkeeper = doorkeeper
         self._channel_options = channel_options
         self._transport = transport
