@@ -173,6 +173,8 @@ class Peer:
         self._tasks = self._own_nursery = await self._manager.__aenter__()
         self._handlers.begin(self._tasks)
         self._tasks.start_soon(self._read)
+        if self._incoming.draining:
+            self._end_when_drained()
         return self
 
     async def __aexit__(
@@ -241,6 +243,8 @@ class Peer:
             if self._is_exchange:
                 await self._handlers.wait_idle()
             else:
+                if self._incoming.draining:
+                    self._end_when_drained()
                 await self._closed.wait()
         finally:
             self._finish(trio.ClosedResourceError("this side closed the peer"))
@@ -275,11 +279,15 @@ class Peer:
     def end_soon(self) -> None:
         """Begin to end gracefully, as `drain` does, and close the channel after that.
 
-        Does not wait. What is not done within `drain` seconds is cut off.
+        Does not wait, and may be called before the peer runs. What is not done within
+        `drain` seconds is cut off.
         """
         if self._incoming.draining or self._closed.is_set():
             return
         self._begin_drain()
+        self._end_when_drained()
+
+    def _end_when_drained(self) -> None:
         # An exchange ends with its last answer.
         if not self._is_exchange and self._tasks is not None:
             self._tasks.start_soon(self._end_drained)
