@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +22,7 @@ import trio_mcp_transport
 from trio_mcp_transport import (
     ChannelOptions,
     Endpoint,
+    HttpEndpoint,
     MemoryEndpoint,
     ProcessEndpoint,
     StdioEndpoint,
@@ -32,6 +33,7 @@ from trio_mcp_transport import (
     limits,
     parse_endpoint,
 )
+from trio_mcp_transport.sansio.http1 import Http1Limits
 
 pytestmark = pytest.mark.docs
 
@@ -87,15 +89,24 @@ def running(*arguments: str, cwd: Path) -> Generator[subprocess.Popen[str], None
             server.kill()
 
 
-def wait_for_listener(path: Path) -> None:
-    """Return when somebody listens at a Unix socket."""
+def wait_until(holds: Callable[[], bool]) -> None:
+    """Return when something holds."""
     poll = select.poll()  # only to wait a little without a clock of our own
     for _ in range(3000):
-        with socket.socket(socket.AF_UNIX) as client:
-            if client.connect_ex(str(path)) == 0:
-                return
+        if holds():
+            return
         poll.poll(10)
-    raise AssertionError(f"nobody listens at {path}")
+    raise AssertionError("it never did")
+
+
+def wait_for_listener(path: Path) -> None:
+    """Return when somebody listens at a Unix socket."""
+
+    def somebody_listens() -> bool:
+        with socket.socket(socket.AF_UNIX) as client:
+            return client.connect_ex(str(path)) == 0
+
+    wait_until(somebody_listens)
 
 
 # -- Examples --------------------------------------------------------------------------
@@ -178,22 +189,25 @@ def test_the_machine_serves_behind_asyncio() -> None:
 
 def test_every_example_is_shown_on_a_page_and_named_by_a_test() -> None:
     pages = "".join(page.read_text() for page in PAGES)
-    tests = Path(__file__).read_text()
-    for example in EXAMPLES.glob("*.py"):
-        assert f"examples/{example.name}" in pages
-        assert example.name in tests or f"python {example.name}" in pages
+    tests = "".join(path.read_text() for path in ROOT.rglob("tests/**/test_*.py"))
+    for example in [*EXAMPLES.glob("*.py"), *EXAMPLES.glob("*.sh")]:
+        assert f"examples/{example.name}" in pages, example.name
+        assert example.name in tests or f"python {example.name}" in pages, example.name
 
 
 # -- Pages -----------------------------------------------------------------------------
 
-PLACEHOLDERS = re.compile(r"[A-Z]{4}|\.\.\.")
+PLACEHOLDERS = re.compile(r"[A-Z]{4}|\.\.\.|://$")
+ENDPOINT = re.compile(r"``((?:tcp|unix|memory|stdio|http|sse\+http):[^`]*)``")
 
 
 def endpoint_texts() -> list[str]:
     """Every endpoint that a page shows as code."""
     found: set[str] = set()
     for page in PAGES:
-        for text in re.findall(r"``((?:tcp|unix|memory|stdio):[^`]*)``", page.read_text()):
+        for text in re.findall(
+            r"``((?:tcp|unix|memory|stdio|http|sse\+http):[^`]*)``", page.read_text()
+        ):
             if not PLACEHOLDERS.search(text):
                 found.add(" ".join(text.split()))
     return sorted(found)
@@ -210,6 +224,8 @@ def test_the_pages_show_endpoints_of_every_scheme() -> None:
         "unix",
         "memory",
         "stdio",
+        "http",
+        "sse+http",
     }
 
 
@@ -217,6 +233,7 @@ def test_the_pages_show_endpoints_of_every_scheme() -> None:
     "struct",
     [
         ChannelOptions,
+        HttpEndpoint,
         MemoryEndpoint,
         ProcessEndpoint,
         StdioEndpoint,
@@ -247,8 +264,9 @@ def test_the_timeouts_page_has_every_timeout_with_its_default() -> None:
     page = (DOCS / "discussion" / "timeouts.rst").read_text()
     rows = dict(re.findall(r"^``(\w+_timeout)`` +(\S+)", page, re.MULTILINE))
     defaults = {
-        field.name: "off" if field.default == float("inf") else f"{field.default:g}"
-        for field in msgspec.structs.fields(ChannelOptions)
+        field.name: "off" if field.default in {None, float("inf")} else f"{field.default:g}"
+        for struct in (ChannelOptions, HttpEndpoint)
+        for field in msgspec.structs.fields(struct)
         if field.name.endswith("_timeout")
     }
     assert rows == defaults
@@ -359,7 +377,14 @@ def test_the_hardening_page_shows_the_real_defaults() -> None:
     page = (DOCS / "discussion" / "hardening.rst").read_text()
     rows = re.findall(r"^     - ``(\w+)``\n     -(.*)$", page, re.MULTILINE)
     defaults: dict[str, object] = {}
-    structs = (ChannelOptions, ProcessEndpoint, TcpEndpoint, UnixEndpoint)
+    structs = (
+        ProcessEndpoint,
+        TcpEndpoint,
+        UnixEndpoint,
+        HttpEndpoint,
+        Http1Limits,
+        ChannelOptions,
+    )
     for struct in structs:
         for field in msgspec.structs.fields(struct):
             defaults[field.name] = field.default
