@@ -240,7 +240,7 @@ def _agree(text: str, value: object) -> bool:
     # "servers SHOULD compare the header value and the body value numerically".
     if not _NUMBER.fullmatch(text) or abs(value) > _MAX_SAFE_INTEGER:
         return False
-    return Decimal(text) == value if isinstance(value, int) else float(text) == value
+    return Decimal(text) == Decimal(repr(value))
 
 
 def _argument(arguments: Mapping[str, object], path: tuple[str, ...]) -> object:
