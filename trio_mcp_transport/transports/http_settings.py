@@ -54,8 +54,9 @@ def check_connecting(endpoint: HttpEndpoint, *, own_client: bool = False) -> Non
             f"{endpoint.label}: TLS is not available; with `client=`, an httpx.AsyncClient"
             " brings its own"
         )
-    if endpoint.cert_file is not None or endpoint.ca_file or endpoint.ca_path:
-        raise ConfigurationError(f"{endpoint.label}: certificates are set on the client given")
+    for name in ("server_name", "ca_file", "ca_path", "cert_file"):
+        if getattr(endpoint, name) is not None:
+            raise ConfigurationError(f"{endpoint.label}: {name} is a matter of the `client=` given")
 
 
 def check_listening(endpoint: HttpEndpoint) -> None:
