@@ -77,13 +77,10 @@ class RequestHead(msgspec.Struct, frozen=True):
     @property
     def path(self) -> str:
         """The path of the target, not decoded; ``*`` for that target."""
-        target = self.target
-        if not target.startswith("/") and "://" in target:
-            _, slash, rest = target.partition("://")[2].partition("/")
-            target = slash + rest
-            if not slash:
-                return "/"
-        return target.partition("?")[0]
+        path = self.target.partition("?")[0]
+        if not path.startswith("/") and "://" in path:
+            path = "/" + path.partition("://")[2].partition("/")[2]
+        return path
 
     @property
     def query(self) -> str:

@@ -54,6 +54,5 @@ def _parse(connection: h11.Connection, head: bytes) -> Headers:
         # h11's text may quote the line, and with it a secret.
         text = str(error).partition(":")[0]
         raise RemoteProtocolError(text, status=error.error_status_hint) from None
-    if not isinstance(event, h11.Request | h11.InformationalResponse | h11.Response):
-        raise RemoteProtocolError("this is no head of a message")
+    assert isinstance(event, h11.Request | h11.InformationalResponse | h11.Response)
     return Headers.from_parser(event.headers.raw_items())

@@ -184,7 +184,6 @@ class SseDecoder:
         "_retry",
         "_seen_cr",
         "_tail",
-        "_tail_bytes",
     )
 
     def __init__(self, max_event_bytes: int = DEFAULT_MAX_MESSAGE_BYTES) -> None:
@@ -194,8 +193,7 @@ class SseDecoder:
         self._eof = False
         self._begun = False  # whether a BOM would be data
         self._seen_cr = False  # the last line ended with CR, and LF may belong to it
-        self._tail: list[bytes] = []  # the pieces of a line that has not ended
-        self._tail_bytes = 0
+        self._tail = bytearray()  # a line that has not ended
         # Of the event that is being read.
         self._event_bytes = 0
         self._data: list[bytes] = []
@@ -222,13 +220,13 @@ class SseDecoder:
                 self._take(data)
             except RemoteProtocolError as error:
                 self._fault = error
-                self._tail = []
+                self._tail = bytearray()
                 self._data = []
 
     def receive_eof(self) -> None:
         """Tell that no more will come: an event that no blank line ended is dropped."""
         self._eof = True
-        self._tail = []
+        self._tail = bytearray()
         self._data = []
 
     def next_event(self) -> SseItem | EndOfData | NeedData:
@@ -255,16 +253,13 @@ class SseDecoder:
         rest = lines.pop()
         if lines:
             if self._tail:
-                self._tail.append(lines[0])
-                lines[0] = b"".join(self._tail)
-                self._tail = []
-                self._tail_bytes = 0
+                lines[0] = bytes(self._tail + lines[0])
+                self._tail = bytearray()
             for line in lines:
                 self._take_line(line)
         if rest:
-            self._tail.append(rest)
-            self._tail_bytes += len(rest)
-            self._check(self._event_bytes + self._tail_bytes)
+            self._tail += rest
+            self._check(self._event_bytes + len(self._tail))
 
     def _take_line(self, line: bytes) -> None:
         if not self._begun:

@@ -1,0 +1,328 @@
+"""The client's machine: what it asks, what it takes for an answer, and when it asks again."""
+
+from __future__ import annotations
+
+import pytest
+from http1_machines import Body, ReadResponses, statuses
+
+from trio_mcp_transport.errors import LocalProtocolError, RemoteProtocolError
+from trio_mcp_transport.sansio.headers import Headers
+from trio_mcp_transport.sansio.http1 import (
+    BodyData,
+    EndOfBody,
+    Http1Limits,
+    InformationalResponse,
+    RequestHead,
+    ResponseHead,
+)
+from trio_mcp_transport.sansio.http1_client import Http1Client
+from trio_mcp_transport.sansio.machine import NEED_DATA, PAUSED, EndOfData
+from trio_mcp_transport.testing import check_every_cut
+
+pytestmark = pytest.mark.sansio
+
+HOST = Headers([("Host", "a")])
+GET = RequestHead("GET", "/", HOST)
+UPGRADE = Headers([("Host", "a"), ("Connection", "Upgrade"), ("Upgrade", "websocket")])
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def answered(data: bytes, *, request: RequestHead = GET) -> tuple[Http1Client, list[object]]:
+    """A client that asked once and was answered, with all its events."""
+    machine = Http1Client()
+    machine.send_request(request)
+    machine.receive_data(data)
+    events: list[object] = []
+    while (event := machine.next_event()) not in {NEED_DATA, PAUSED}:
+        events.append(event)
+    return machine, events
+
+
+def test_one_request_after_another() -> None:
+    machine = Http1Client()
+    assert (machine.reusable, machine.next_event()) == (True, NEED_DATA)
+    for _ in range(2):
+        sent = machine.send_request(RequestHead("POST", "/mcp?a", HOST), b"body")
+        assert sent == b"POST /mcp?a HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody"
+        assert (machine.reusable, machine.next_event()) == (False, NEED_DATA)
+        machine.receive_data(OK[:-1])
+        head = machine.next_event()
+        assert head == ResponseHead(200, Headers([("Content-Length", "2")]), "OK")
+        assert machine.next_event() == BodyData(b"h")
+        assert (machine.reusable, machine.next_event()) == (False, NEED_DATA)
+        machine.receive_data(OK[-1:])
+        assert machine.next_event() == BodyData(b"i")
+        assert machine.next_event() == EndOfBody()
+        assert (machine.reusable, machine.next_event()) == (True, PAUSED)
+        machine.start_next_cycle()
+    machine.receive_eof()
+    assert not machine.reusable
+    for _ in range(2):
+        assert machine.next_event() == EndOfData()
+    with pytest.raises(LocalProtocolError):
+        machine.send_request(GET)
+    with pytest.raises(LocalProtocolError):
+        machine.receive_data(b"x")
+
+
+@pytest.mark.parametrize(
+    ("method", "body", "line"),
+    [
+        ("GET", b"", b""),
+        ("DELETE", b"", b""),
+        ("POST", b"", b"Content-Length: 0\r\n"),
+        ("GET", b"x", b"Content-Length: 1\r\n"),
+    ],
+)
+def test_the_length_of_a_body_is_told_where_one_may_be(
+    method: str, body: bytes, line: bytes
+) -> None:
+    sent = Http1Client().send_request(RequestHead(method, "/", HOST), body)
+    assert sent == method.encode() + b" / HTTP/1.1\r\nHost: a\r\n" + line + b"\r\n" + body
+
+
+BODIES: dict[str, tuple[bytes, bytes]] = {
+    "a length": (OK, b"hi"),
+    "no body": (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", b""),
+    "204": (b"HTTP/1.1 204 No Content\r\n\r\n", b""),
+    "304 with a length": (b"HTTP/1.1 304 x\r\nContent-Length: 5\r\n\r\n", b""),
+    "chunks": (CHUNKED + b"2\r\nhi\r\n1\r\n!\r\n0\r\n\r\n", b"hi!"),
+    "until the end": (b"HTTP/1.1 200 OK\r\n\r\nhi\r\n\r\n", b"hi\r\n\r\n"),
+    "nothing until the end": (b"HTTP/1.0 200\r\n\r\n", b""),
+    "no reason": (b"HTTP/1.1 200\r\nContent-Length: 2\r\n\r\nhi", b"hi"),
+    "an empty reason": (b"HTTP/1.1 200 \r\nContent-Length: 2\r\n\r\nhi", b"hi"),
+    "a reason in Latin-1": (b"HTTP/1.1 200 \xe9\r\nContent-Length: 2\r\n\r\nhi", b"hi"),
+    "an old server": (b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nhi", b"hi"),
+    "obs-fold": (b"HTTP/1.1 200 OK\r\nA: b \r\n \t c\r\nContent-Length: 2\r\n\r\nhi", b"hi"),
+}
+
+
+@pytest.mark.parametrize("case", BODIES)
+def test_a_response_is_read_however_it_is_cut(case: str) -> None:
+    data, body = BODIES[case]
+    head, whole = check_every_cut(ReadResponses, data)
+    assert isinstance(head, ResponseHead)
+    assert whole == Body(body)
+
+
+def test_a_folded_field_is_unfolded() -> None:
+    _, events = answered(b"HTTP/1.1 204 x\r\nA: b \r\n \t c\r\n\r\n")
+    assert isinstance(events[0], ResponseHead)
+    assert events[0].headers["a"] == "b c"
+
+
+def test_the_head_of_a_response_to_head_has_no_body() -> None:
+    machine, events = answered(OK[:-2], request=RequestHead("HEAD", "/", HOST))
+    assert events[1:] == [EndOfBody()]
+    machine.start_next_cycle()
+
+
+def test_informational_responses_come_first() -> None:
+    machine, events = answered(
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 x\r\nLink: a\r\n\r\n" + OK
+    )
+    assert events[:2] == [
+        InformationalResponse(100),
+        InformationalResponse(103, Headers([("Link", "a")])),
+    ]
+    assert machine.reusable
+
+
+REFUSED: dict[str, tuple[bytes, int]] = {
+    "a request": (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+    "SSH": (b"SSH-2.0-x\r\n", 400),
+    "almost": (b"HTTPS/1.1 200 OK\r\n\r\n", 400),
+    "HTTP/2": (b"HTTP/2.0 200 OK\r\n\r\n", 400),
+    "HTTP/1.2": (b"HTTP/1.2 200 OK\r\n\r\n", 400),
+    "a status of two digits": (b"HTTP/1.1 20 OK\r\n\r\n", 400),
+    "a status of four digits": (b"HTTP/1.1 2000 OK\r\n\r\n", 400),
+    "status 0": (b"HTTP/1.1 000 OK\r\n\r\n", 400),
+    "status 600": (b"HTTP/1.1 600 OK\r\n\r\n", 400),
+    "no space": (b"HTTP/1.1 200OK\r\n\r\n", 400),
+    "a status line of 20 KB": (b"HTTP/1.1 200 " + b"a" * 20_000 + b"\r\n\r\n", 400),
+    "a header of 200 KB": (b"HTTP/1.1 200 OK\r\nA: " + b"a" * 200_000 + b"\r\n\r\n", 431),
+    "101 fields": (b"HTTP/1.1 200 OK\r\n" + b"A:\r\n" * 101 + b"\r\n", 431),
+    "bare LF": (b"HTTP/1.1 200 OK\nContent-Length: 0\n\n", 400),
+    "a control character": (b"HTTP/1.1 200 OK\r\nA: \x01\r\n\r\n", 400),
+    "no name": (b"HTTP/1.1 200 OK\r\n: a\r\n\r\n", 400),
+    "two lengths": (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nContent-Length: 0\r\n\r\n", 400),
+    "length and chunks": (CHUNKED[:-2] + b"Content-Length: 0\r\n\r\n", 400),
+    "another coding": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
+    "chunks of an old server": (CHUNKED.replace(b"1.1", b"1.0"), 400),
+    "an upgrade": (b"HTTP/1.1 101 x\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n", 400),
+    "17 informational ones": (b"HTTP/1.1 100 x\r\n\r\n" * 17, 400),
+    "an end before": (b"", 400),
+    "an end in the head": (b"HTTP/1.1 200 OK\r\n", 400),
+    "an end after an informational one": (b"HTTP/1.1 100 x\r\n\r\n", 400),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_no_response_is_refused(case: str) -> None:
+    data, status = REFUSED[case]
+    if len(data) > 10_000:
+        machine = ReadResponses()
+        machine.receive_data(data)
+        with pytest.raises(RemoteProtocolError) as caught:
+            machine.next_event()
+        assert caught.value.status == status
+        return
+    events = check_every_cut(ReadResponses, data)
+    assert statuses(events) == [status]
+    assert not any(isinstance(event, ResponseHead) for event in events)
+
+
+@pytest.mark.parametrize(
+    ("data", "before"),
+    [
+        (OK[:-1], b"h"),
+        (OK[:-2], b""),
+        (CHUNKED + b"2\r\nhi\r\n", b"hi"),
+        (CHUNKED + b"2\r\nhi\r\nx\r\n", b"hi"),
+    ],
+)
+def test_a_body_that_is_cut_off_never_looks_complete(data: bytes, before: bytes) -> None:
+    events = check_every_cut(ReadResponses, data)
+    assert events[1:-1] == ([Body(before, complete=False)] if before else [])
+    assert isinstance(events[-1], RemoteProtocolError)
+
+
+@pytest.mark.parametrize(
+    ("data", "before"),
+    [
+        (OK.replace(b": 2", b": 6") + b"1234", b""),
+        (CHUNKED + b"3\r\nabc\r\n3\r\nabc\r\n0\r\n\r\n", b"abc"),
+        (b"HTTP/1.1 200 OK\r\n\r\n123456", b"12345"),
+    ],
+)
+def test_a_body_over_the_limit_is_refused(data: bytes, before: bytes) -> None:
+    events = check_every_cut(lambda: ReadResponses(max_body_bytes=5), data)
+    assert isinstance(events[0], ResponseHead)
+    assert events[1:-1] == ([Body(before, complete=False)] if before else [])
+    assert statuses(events) == [413]
+
+
+def test_a_body_may_be_as_large_as_the_limit() -> None:
+    for data in (OK, b"HTTP/1.1 200 OK\r\n\r\nhi", CHUNKED + b"2\r\nhi\r\n0\r\n\r\n"):
+        events = check_every_cut(lambda: ReadResponses(max_body_bytes=2), data)
+        assert events[1] == Body(b"hi")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        OK.replace(b"1.1", b"1.0"),
+        OK.replace(b"OK\r\n", b"OK\r\nConnection: Close\r\n"),
+        OK.replace(b"OK\r\n", b"OK\r\nConnection: x, close\r\n"),
+        OK + b"HTTP",
+    ],
+)
+def test_a_connection_is_not_reused(data: bytes) -> None:
+    machine, events = answered(data)
+    assert events[-1] == EndOfBody()
+    assert not machine.reusable
+    with pytest.raises(LocalProtocolError):
+        machine.start_next_cycle()
+
+
+def test_a_connection_that_was_asked_to_close_is_not_reused() -> None:
+    closing = RequestHead("GET", "/", HOST.with_("Connection", "close"))
+    machine, events = answered(OK, request=closing)
+    assert events[-1] == EndOfBody()
+    assert not machine.reusable
+
+
+def test_a_connection_that_ended_is_not_reused() -> None:
+    machine, _ = answered(OK)
+    machine.receive_eof()
+    assert not machine.reusable
+
+
+def test_an_answer_to_a_request_that_was_not_sent_is_a_fault() -> None:
+    machine = Http1Client()
+    machine.receive_data(OK)
+    assert not machine.reusable
+    with pytest.raises(LocalProtocolError):
+        machine.send_request(GET)
+    for _ in range(2):
+        with pytest.raises(RemoteProtocolError, match="nobody asked"):
+            machine.next_event()
+    machine.receive_data(OK)
+    assert machine.trailing_data == (b"", False)
+
+    machine, _ = answered(OK)
+    machine.start_next_cycle()
+    machine.receive_data(b"\r\n")
+    with pytest.raises(RemoteProtocolError, match="nobody asked"):
+        machine.next_event()
+
+
+def test_a_server_may_answer_a_request_that_was_not_written_in_full() -> None:
+    machine = Http1Client()
+    machine.send_request(GET)
+    machine.send_failed()
+    machine.receive_data(OK)
+    assert isinstance(machine.next_event(), ResponseHead)
+    assert machine.next_event() == BodyData(b"hi")
+    assert machine.next_event() == EndOfBody()
+    assert not machine.reusable
+
+
+def test_bytes_behind_an_upgrade_are_handed_over() -> None:
+    machine, events = answered(
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n\x81\x00",
+        request=RequestHead("GET", "/", UPGRADE),
+    )
+    assert isinstance(events[0], ResponseHead)
+    assert events[0].status == 101
+    assert machine.trailing_data == (b"\x81\x00", False)
+    assert machine.next_event() is PAUSED
+    with pytest.raises(LocalProtocolError):
+        machine.start_next_cycle()
+
+
+def test_an_upgrade_may_be_refused() -> None:
+    machine, events = answered(OK, request=RequestHead("GET", "/", UPGRADE))
+    assert events[-1] == EndOfBody()
+    assert machine.reusable
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        RequestHead("GET", "/"),
+        RequestHead("GET", "/", Headers([("Host", "a"), ("host", "a")])),
+        RequestHead("get", "/", HOST),
+        RequestHead("G T", "/", HOST),
+        RequestHead("GET /\r\n", "/", HOST),
+        RequestHead("CONNECT", "a:80", HOST),
+        RequestHead("GET", "", HOST),
+        RequestHead("GET", "/ x", HOST),
+        RequestHead("GET", "/\r\n", HOST),
+        RequestHead("GET", "/#a", HOST),
+        RequestHead("GET", "/\xe9", HOST),
+        RequestHead("GET", "/", HOST.with_("Content-Length", "0")),
+        RequestHead("GET", "/", HOST.with_("Transfer-Encoding", "chunked")),
+        RequestHead("GET", "/", HOST.with_("Expect", "100-continue")),
+    ],
+)
+def test_a_request_that_is_not_valid_is_not_made(head: RequestHead) -> None:
+    machine = Http1Client()
+    with pytest.raises(LocalProtocolError):
+        machine.send_request(head)
+    machine.send_request(GET)
+    with pytest.raises(LocalProtocolError, match="waiting for a response"):
+        machine.send_request(GET)
+    with pytest.raises(LocalProtocolError):
+        machine.start_next_cycle()
+
+
+def test_the_number_of_informational_responses_is_counted_per_request() -> None:
+    machine = Http1Client(Http1Limits(max_informational=1))
+    for _ in range(3):
+        machine.send_request(GET)
+        machine.receive_data(b"HTTP/1.1 100 x\r\n\r\n" + OK)
+        while machine.next_event() != EndOfBody():
+            pass
+        machine.start_next_cycle()
