@@ -29,6 +29,8 @@ HOUSE: list[tuple[tuple[str, ...], bool]] = [
             "conversation",
             "handlers",
             "hub",
+            "incoming",
+            "lent_nursery",
             "lifecycle",
             "mrtr",
             "outgoing",

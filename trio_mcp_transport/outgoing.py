@@ -15,7 +15,7 @@ import trio
 from msgspec import UNSET, Raw
 
 from .abc import ChannelBroken, MessageChannel
-from .errors import MessageTooLarge, RequestTimeout, RpcError, TransportError
+from .errors import HttpError, MessageTooLarge, RequestTimeout, RpcError, TransportError
 from .handlers import GONE, Reporter
 from .jsonrpc import ErrorResponse, InvalidMessage, Notification, Request, RequestId, Response
 from .lent_nursery import Tasks
@@ -95,7 +95,8 @@ class Outgoing:
         if type(outcome) is ErrorResponse:
             cause = outcome.cause
             if isinstance(cause, TransportError) and not isinstance(cause, RpcError):
-                raise cause  # nobody but the channel made this answer
+                # Nobody but the channel made this answer.
+                raise cause.again() if isinstance(cause, ChannelBroken | HttpError) else cause
             raise outcome.as_exception()
         if outcome is None:
             # MCP patterns/cancellation: "the sender SHOULD cancel the request and stop
@@ -185,4 +186,6 @@ def fresh(cause: Exception) -> Exception:
     """An exception of the waiter's own, to be raised `from` the one cause."""
     if isinstance(cause, InvalidMessage):
         return InvalidMessage(f"the answer is malformed: {cause}", code=cause.code)
-    return cause.again() if isinstance(cause, ChannelBroken) else type(cause)(*cause.args)
+    if isinstance(cause, ChannelBroken | HttpError):
+        return cause.again()
+    return type(cause)(*cause.args)

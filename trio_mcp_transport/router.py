@@ -21,6 +21,7 @@ from .jsonrpc import Notification, Request
 from .limits import REQUEST_STATE_SECONDS
 from .mrtr import StateSealer
 from .sansio.eras import REVISIONS, Era, check_revisions
+from .sansio.mcp_http.mirrored import HeaderSchema, InvalidHeaderSchema, read_header_schema
 from .sansio.metadata import CacheHint
 from .server_conversation import Route, ServerConversation, with_params
 
@@ -70,6 +71,9 @@ class Router:
         hub: Where the server's changes are published; needed for subscriptions.
         cache: Caching hints of modern results by method; not cacheable by default.
         require_initialize: Whether a legacy request before `initialize` is refused.
+        tool_schema: Gives the `inputSchema` of a tool by its name, raw or decoded, and None
+            for an unknown tool. Over HTTP it tells which ``Mcp-Param-*`` headers belong to
+            a call (``x-mcp-header``); without it they are not checked.
         state_key: Signs the state of input rounds. Servers that stand in for each other
             must share one; by default it is random and the router's own.
         state_seconds: How long a client may take to answer one input round.
@@ -89,6 +93,7 @@ class Router:
         hub: Hub | None = None,
         cache: Mapping[str, CacheHint] | None = None,
         require_initialize: bool = True,
+        tool_schema: Callable[[str], object] | None = None,
         state_key: bytes | None = None,
         state_seconds: float = REQUEST_STATE_SECONDS,
         clock: Callable[[], float] = time.time,
@@ -106,6 +111,8 @@ class Router:
         self.cache = dict(cache or {})
         self.require_initialize = require_initialize
         self.sealer = StateSealer(state_key or secrets.token_bytes(32), clock, state_seconds)
+        self._tool_schema = tool_schema
+        self._header_schemas: dict[str, tuple[object, HeaderSchema | None]] = {}
         self._methods: dict[Era, dict[str, Route]] = {"modern": {}, "legacy": {}}
         self._notifications: dict[Era, dict[str, Route]] = {"modern": {}, "legacy": {}}
 
@@ -214,6 +221,30 @@ class Router:
             return handler
 
         return decorate_typed
+
+    # -- for transports ---------------------------------------------------------------
+
+    def header_schema(self, tool: str) -> HeaderSchema | None:
+        """What of a tool's arguments its callers repeat in headers; see `tool_schema`.
+
+        Returns:
+            None where nothing is to be checked: the tool is unknown, or its annotations
+            are invalid, so that no client calls it.
+        """
+        if self._tool_schema is None:
+            return None
+        schema = self._tool_schema(tool)
+        if schema is None:
+            self._header_schemas.pop(tool, None)
+            return None
+        known = self._header_schemas.get(tool)
+        if known is None or known[0] is not schema:
+            try:
+                found = read_header_schema(schema)
+            except InvalidHeaderSchema:
+                found = None
+            known = self._header_schemas[tool] = (schema, found)
+        return known[1]
 
     # -- for conversations ----------------------------------------------------------
 
