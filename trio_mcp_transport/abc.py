@@ -32,6 +32,7 @@ __all__ = [
     "EventHandler",
     "HandshakeTimeout",
     "IdleTimeout",
+    "InboxStalled",
     "MessageChannel",
     "MessageListener",
     "OutboxOverflow",
@@ -62,6 +63,10 @@ class HandshakeTimeout(ChannelBroken):
 
 class IdleTimeout(ChannelBroken):
     """No byte arrived for `idle_read_timeout` seconds while a receive waited."""
+
+
+class InboxStalled(ChannelBroken):
+    """The application did not take what had come for `inbox_stall_timeout` seconds."""
 
 
 class WriteTimeout(ChannelBroken):

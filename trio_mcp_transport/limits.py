@@ -18,6 +18,7 @@ __all__ = [
     "CHILD_STDERR_TAIL_BYTES",
     "CONTROL_LANE_BYTES",
     "DEFAULT_DRAIN_SECONDS",
+    "DEFAULT_INBOX_BYTES",
     "DEFAULT_MAX_CONNECTIONS",
     "DEFAULT_MAX_EXCHANGES",
     "DEFAULT_MAX_HANDLERS",
@@ -41,6 +42,7 @@ __all__ = [
     "MAX_INPUT_ROUNDS",
     "MAX_NESTING_DEPTH",
     "MAX_QUEUED_NOTIFICATIONS",
+    "MAX_RECONNECTS",
     "MAX_REQUEST_STATE_BYTES",
     "MAX_SUBSCRIBED_URIS",
     "MAX_SUBSCRIPTIONS",
@@ -50,6 +52,7 @@ __all__ = [
     "REQUEST_STATE_SECONDS",
     "SESSION_IDLE_TIMEOUT",
     "SSE_KEEP_ALIVE_INTERVAL",
+    "SSE_MAX_BACKOFF",
     "SSE_QUIET_INTERVAL",
     "SSE_RETRY_INTERVAL",
     "WRITE_SLICE_BYTES",
@@ -77,6 +80,9 @@ MAX_ENVELOPE_MEMBERS = 64
 MAX_BATCH_MESSAGES = 100
 #: Bytes that may wait for the wire; older configurations call it write_queue_max_bytes.
 DEFAULT_OUTBOX_BYTES = 2 * 1024 * 1024
+#: Bytes of messages that a channel which reads by itself holds for its application; a
+#: larger message is taken when nothing else waits.
+DEFAULT_INBOX_BYTES = 2 * 1024 * 1024
 #: Error answers and cancels that pass a full outbox; some 1,000 of them.
 CONTROL_LANE_BYTES = 256 * 1024
 #: One write. A slice that was taken is progress, so this also sets how slow a peer may be
@@ -149,6 +155,10 @@ HTTP_IDLE_TIMEOUT = 60.0
 EXCHANGE_GRACE_TIMEOUT = 60.0
 #: Seconds that a client waits before it resumes a stream that the server closed.
 SSE_RETRY_INTERVAL = 1.0
+#: Times that a client takes up a stream again without anything new on it, before it gives
+#: up; without word from the server it waits twice as long each time, at most this long.
+MAX_RECONNECTS = 5
+SSE_MAX_BACKOFF = 30.0
 #: Seconds that a client waits when there are too many of it (Retry-After).
 HTTP_RETRY_AFTER = 5
 
@@ -162,12 +172,16 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             ``detect`` (newline or Content-Length, by the first bytes).
         max_message_bytes: Largest message, sent or received, in bytes.
         outbox_bytes: Bytes that may wait to be written.
+        inbox_bytes: Bytes of received messages that may wait for the application, on
+            channels that read by themselves (HTTP).
         when_full: What a full outbox does: ``block`` the sender or ``close`` the channel.
         connect_timeout: Seconds until the channel is ready, name lookup included.
         handshake_timeout: Seconds that an accepted connection has for its first message,
             however its bytes trickle in; own streams and children have no such limit.
         idle_read_timeout: Seconds without a byte while a receive waits. Off by default:
             an MCP conversation may be silent for hours.
+        inbox_stall_timeout: Seconds that such an inbox may be full before the channel is
+            given up because nobody reads it.
         write_timeout: Seconds in which a slice of 64 KiB must leave.
         close_timeout: Seconds that `aclose` may spend on flushing.
         request_timeout: Seconds a `Peer` waits for an answer.
@@ -176,10 +190,12 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     framing: Framing = "newline"
     max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES
     outbox_bytes: int = DEFAULT_OUTBOX_BYTES
+    inbox_bytes: int = DEFAULT_INBOX_BYTES
     when_full: WhenFull = "block"
     connect_timeout: float = 30.0
     handshake_timeout: float = 60.0
     idle_read_timeout: float = math.inf
+    inbox_stall_timeout: float = 60.0
     write_timeout: float = 30.0
     close_timeout: float = 5.0
     request_timeout: float = 30.0
@@ -193,7 +209,7 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
                 raise ConfigurationError(
                     f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}"
                 )
-        for name in ("max_message_bytes", "outbox_bytes"):
+        for name in ("max_message_bytes", "outbox_bytes", "inbox_bytes"):
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise ConfigurationError(f"{name} must be at least 1 byte, not {value!r}")

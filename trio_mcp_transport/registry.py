@@ -52,10 +52,12 @@ class ChannelOverrides(TypedDict, total=False):
     framing: Framing
     max_message_bytes: int
     outbox_bytes: int
+    inbox_bytes: int
     when_full: WhenFull
     connect_timeout: float
     handshake_timeout: float
     idle_read_timeout: float
+    inbox_stall_timeout: float
     write_timeout: float
     close_timeout: float
     request_timeout: float
