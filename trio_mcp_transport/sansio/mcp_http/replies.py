@@ -12,7 +12,8 @@ from typing import Final
 import msgspec
 from msgspec import UNSET
 
-from ...jsonrpc import RequestId
+from ...errors import RpcError
+from ...jsonrpc import InvalidMessage, RequestId
 from ..headers import NO_HEADERS, Headers
 from ..http1 import BodyData, EndOfBody, ResponseEvent, ResponseHead
 
@@ -22,8 +23,12 @@ __all__ = [
     "Reply",
     "error_body",
     "error_reply",
+    "invalid_message_reply",
     "method_not_allowed",
+    "not_acceptable",
+    "rpc_error_reply",
     "unavailable",
+    "unsupported_media_type",
 ]
 
 _encode = msgspec.json.Encoder().encode
@@ -49,6 +54,8 @@ class Reply(msgspec.Struct, frozen=True):
 
     def events(self) -> list[ResponseEvent]:
         """The response as events, for any HTTP server."""
+        if self.status == 204:  # has no body by itself
+            return [self.head, EndOfBody()]
         length = self.headers.with_("content-length", str(len(self.body)))
         head = ResponseHead(self.status, length)
         return [head, BodyData(self.body), EndOfBody()] if self.body else [head, EndOfBody()]
@@ -109,6 +116,28 @@ def method_not_allowed(*allowed: str) -> Reply:
     # RFC 9110, section 15.5.6: "The origin server MUST generate an Allow header field in a
     # 405 response".
     return error_reply(405, -32600, "method not allowed", headers=[("allow", ", ".join(allowed))])
+
+
+def not_acceptable(wanted: str) -> Reply:
+    """406: the client does not take what it would be answered."""
+    return error_reply(406, -32600, f"the Accept header must list {wanted}")
+
+
+def unsupported_media_type() -> Reply:
+    """415: the body is no JSON, by its own account."""
+    return error_reply(415, -32600, "the Content-Type must be application/json")
+
+
+def invalid_message_reply(error: InvalidMessage, *, null_id: bool) -> Reply:
+    """400: the body is no message."""
+    request_id = error.request_id
+    return error_reply(400, error.code, str(error), request_id=request_id, null_id=null_id)
+
+
+def rpc_error_reply(status: int, error: RpcError, request_id: RequestId | None) -> Reply:
+    """A JSON-RPC error with an HTTP status."""
+    data = UNSET if error.data is None else error.data
+    return error_reply(status, error.code, error.message, request_id=request_id, data=data)
 
 
 def unavailable(message: str, retry_after: int, request_id: RequestId | None = None) -> Reply:

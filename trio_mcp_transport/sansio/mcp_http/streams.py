@@ -24,7 +24,7 @@ import msgspec
 from ...errors import LocalProtocolError
 from ..headers import Headers
 from ..http1 import BodyData, EndOfBody, ResponseEvent, ResponseHead
-from ..sse import encode_event
+from ..sse import encode_event, encode_message
 
 __all__ = [
     "NOTHING",
@@ -113,10 +113,13 @@ def replayed(stream: str, replay: Replay) -> tuple[ResponseEvent, ...]:
     2025-11-25, Resumability: "The server MUST NOT replay messages that would have been
     delivered on a different stream."
     """
-    data = b"".join(
-        encode_event(record.data, id=f"{stream}-{record.number}") for record in replay.events
-    )
+    data = b"".join([_event(stream, record.number, record.data) for record in replay.events])
     return (SSE_HEAD, BodyData(data), EndOfBody()) if data else (SSE_HEAD, EndOfBody())
+
+
+def _event(stream: str, number: int, payload: bytes) -> bytes:
+    event_id = f"{stream}-{number}"
+    return encode_message(payload, id=event_id) if payload else encode_event(b"", id=event_id)
 
 
 class EventStream:
@@ -212,7 +215,7 @@ class EventStream:
     def _numbered(self, payload: bytes, records: list[EventRecord]) -> bytes:
         self._number += 1
         records.append(EventRecord(self._number, payload))
-        return encode_event(payload, id=f"{self.name}-{self._number}")
+        return _event(self.name, self._number, payload)
 
     def _say(self, payloads: Iterable[bytes], *, end: bool = False) -> Step:
         """Events on the wire, with the head before them and the end after them if need be."""
@@ -222,7 +225,7 @@ class EventStream:
             data += b"".join([self._numbered(payload, records) for payload in payloads])
             kept = tuple(records)
         else:
-            data = b"".join(map(encode_event, payloads))
+            data = b"".join(map(encode_message, payloads))
             kept = ()
         self.ended = end
         if not self.attached:

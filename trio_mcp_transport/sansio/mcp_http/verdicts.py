@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 
-from ...jsonrpc import Notification, Request
+from ...jsonrpc import Request
 from ..eras import Era
 from .exchange import ExchangeWriter
 from .replies import Reply
-from .sessions import Delivery, SessionRecord, StandaloneWriter
-from .sse_server import SseWriter
+from .sessions import Delivery, SessionRecord
+from .sse_writer import SseWriter
+from .standalone import StandaloneWriter
 from .streams import Cursor, EventStream, Step
 
 __all__ = [
@@ -110,7 +111,7 @@ class StartExchange(msgspec.Struct, frozen=True):
         deliveries: Notifications of the same batch that belong elsewhere.
     """
 
-    messages: tuple[Request | Notification, ...]
+    messages: tuple[Request, ...]
     writer: ExchangeWriter
     era: Era
     revision: str | None
@@ -139,4 +140,3 @@ class Deliver(msgspec.Struct, frozen=True):
 
 HeadVerdict: TypeAlias = Reply | ReadBody | OpenStream | ResumeStream | EndSession | OpenSse
 BodyVerdict: TypeAlias = Reply | StartExchange | Deliver
-WireName: TypeAlias = Literal["streamable", "sse", "two-path"]
