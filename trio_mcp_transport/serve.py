@@ -29,6 +29,7 @@ from .registry import ChannelOverrides, listen_endpoint, resolve_endpoint
 from .reporting import choose_failure, report
 
 if TYPE_CHECKING:
+    from .sansio.mcp_http.modern_server import SchemaLookup
     from .security.admission import Authenticator
     from .stores.events import EventStore
     from .transports.http_service import HttpServing
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 __all__ = ["serve_channels", "serve_peers"]
 
 HttpMode: TypeAlias = Literal["exchange", "session"]
-HeaderSchemaHook: TypeAlias = Callable[[str], object]
 
 
 async def serve_channels(
@@ -48,7 +48,7 @@ async def serve_channels(
     http: HttpMode = "exchange",
     authenticate: Authenticator | None = None,
     event_store: EventStore | None = None,
-    header_schema: HeaderSchemaHook | None = None,
+    header_schema: SchemaLookup | None = None,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
     **options: Unpack[ChannelOverrides],
 ) -> None:
@@ -96,7 +96,7 @@ class _HttpHooks(NamedTuple):
     mode: HttpMode
     authenticate: Authenticator | None
     event_store: EventStore | None
-    header_schema: HeaderSchemaHook | None
+    header_schema: SchemaLookup | None
     revisions: tuple[str, ...] | None
 
     def make(self) -> HttpServing:
@@ -231,7 +231,6 @@ async def serve_peers(
         ConnectFailed: As for `serve_channels`.
         OSError: As for `serve_channels`.
     """
-
     peers: set[Peer] = set()
 
     async def serve_peer(channel: MessageChannel) -> None:

@@ -252,7 +252,7 @@ async def test_a_body_over_the_cap_gets_413_and_the_end(
         (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
         (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx", 400),
         (
-            b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+            b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nTransfer-Encoding:chunked\r\n\r\n",
             400,
         ),
         (b"GET / HTTP/3.0\r\nHost: a\r\n\r\n", 505),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
@@ -75,7 +75,8 @@ class HttpServerChannel(MessageChannel):
         self._input_ended = False
         self._receiver: trio.lowlevel.Task | None = None
         self._receiver_busy = False
-        self._eof_sent = False
+        self._deliver_to: Callable[[Message], object] | None = None
+        self._ended_to: Callable[[Exception], object] | None = None
         self._session_id: str | None = None
         self._messages_sent = self._messages_received = 0
         self._bytes_sent = self._bytes_received = 0
@@ -290,13 +291,18 @@ class HttpServerChannel(MessageChannel):
         """Take a message in; False if the channel has ended or holds too much already."""
         if not self._state.is_open or self._input_ended:
             return False
+        self._bytes_received += size
+        if self._deliver_to is not None:
+            self._messages_received += 1
+            self._deliver_to(message)
+            return True
         limit = self._options.outbox_bytes
         if self._inbox_size and self._inbox_size + size > limit:
+            self._bytes_received -= size
             return False
         self._inbox.append(message)
         self._inbox_bytes.append(size)
         self._inbox_size += size
-        self._bytes_received += size
         self._wake_receiver()
         return True
 
@@ -305,7 +311,24 @@ class HttpServerChannel(MessageChannel):
         self._input_ended = True
         self._wake_receiver()
 
+    def push_to(
+        self, deliver: Callable[[Message], object], ended: Callable[[Exception], object]
+    ) -> trio.Nursery | None:
+        """Hand messages over from now on. See `MessageChannel.push_to`."""
+        if self._receiver_busy or self._deliver_to is not None:
+            raise trio.BusyResourceError("another task is receiving")
+        self._deliver_to, self._ended_to = deliver, ended
+        if self._inbox:
+            for message in self._take(len(self._inbox)):
+                deliver(message)
+        if self._input_ended or not self._state.is_open:
+            self._wake_receiver()
+        return self._outflow.nursery
+
     def _wake_receiver(self) -> None:
+        if self._ended_to is not None and (self._input_ended or not self._state.is_open):
+            ended, self._ended_to = self._ended_to, None
+            ended(trio.EndOfChannel() if self._state.is_open else self._state.ending())
         if self._receiver is not None:
             trio.lowlevel.reschedule(self._receiver)
             self._receiver = None
@@ -318,7 +341,7 @@ class HttpServerChannel(MessageChannel):
         """Wait for the first message, return all that are here."""
         if max_messages < 1:
             raise ValueError(f"max_messages must be at least 1, not {max_messages}")
-        if self._receiver_busy:
+        if self._receiver_busy or self._deliver_to is not None:
             raise trio.BusyResourceError("another task is receiving")
         self._receiver_busy = True
         try:

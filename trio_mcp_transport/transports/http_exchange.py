@@ -122,23 +122,22 @@ class ExchangeChannel(HttpServerChannel):
 
     # -- optional capabilities ----------------------------------------------------------
 
-    def close_stream(self, retry: float | None = None) -> bool:
+    def close_stream(self, retry: float | None = None) -> None:
         """End the connection, not the stream: the client comes back for the rest.
 
         Args:
             retry: Seconds that it is to wait; by default the endpoint's `retry_interval`.
 
-        Returns:
-            False where the stream cannot be resumed: nothing was done.
+        Raises:
+            LocalProtocolError: The stream cannot be resumed.
         """
         self._state.check_open()
         if not self.writer.can_close_connection:
-            return False
+            raise LocalProtocolError("the stream of this exchange cannot be resumed")
         if retry is None:
             retry = self._server.retry_interval
         act = partial(self.writer.close_connection, retry)
         self._outflow.put(partial(self._step, act), 0)
-        return True
 
     # -- inside -------------------------------------------------------------------------
 
@@ -149,25 +148,27 @@ class ExchangeChannel(HttpServerChannel):
         self._arm()
 
     def _say(self, messages: Sequence[Encoded]) -> Step:
-        if len(messages) == 1 and not self.writer.ended:
-            whole = self.writer.answer(messages[0][0])
+        if len(messages) == 1 and not self._is_over():
+            whole = self.writer.answer(*messages[0])
             if whole is not None:
                 self._complete()
                 head, body = whole
                 return Step(events=(head, BodyData(body), _END))
-        return self._step(partial(self.writer.send_many, [message for message, _ in messages]))
+        return self._step(partial(self.writer.send_encoded, messages))
 
     def _step(self, act: Callable[[], Step]) -> Step:
         """One step of the writer, and what follows from it for the channel."""
-        writer = self.writer
-        if writer.ended:
+        if self._is_over():
             return NOTHING
         step = act()
-        if writer.ended:
+        if self._is_over():
             self._complete()
         else:
             self._arm()
         return step
+
+    def _is_over(self) -> bool:
+        return self.writer.ended
 
     def _arm(self) -> None:
         if not self._lost:

@@ -50,6 +50,7 @@ class Outflow:
         store: Appends records and notes the end; None where there is no store.
 
     Attributes:
+        nursery: See above.
         carrier: See above; may be replaced.
         on_failure: Called with what the store raised; then nothing more is done.
         size: Bytes that wait here.
@@ -67,7 +68,7 @@ class Outflow:
         self.on_failure: Callable[[Exception], object] | None = None
         self.size = 0
         self._last: HttpRequestStream | None = None  # whose response is complete
-        self._nursery = nursery
+        self.nursery = nursery
         self._limit = limit
         self._store = store
         self._queue: deque[tuple[Act | AsyncAct, int]] = deque()
@@ -160,7 +161,7 @@ class Outflow:
     def _start(self) -> None:
         if not self._working:
             self._working = True
-            self._nursery.start_soon(self._work, name="trio_mcp_transport outflow")
+            self.nursery.start_soon(self._work, name="trio_mcp_transport outflow")
 
     async def _work(self) -> None:
         """Do what is queued, admit who waits; ends when there is neither."""

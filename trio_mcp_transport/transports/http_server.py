@@ -17,6 +17,7 @@ import trio
 from ..abc import EventHandler, MessageChannel, MessageListener
 from ..endpoints import TcpEndpoint
 from ..errors import ConnectFailed, LocalProtocolError
+from ..http_endpoints import HttpEndpoint
 from ..limits import DEFAULT_MAX_CONNECTIONS, ChannelOptions
 from ..sansio.mcp_http.options import HttpServerOptions
 from ..security.admission import Doorkeeper
@@ -24,13 +25,50 @@ from ..security.facts import ConnectionFacts
 from .accept import AcceptLoop, ChannelHandler, SocketAcceptor
 from .http_connection import HttpConnection, HttpConnectionOptions
 from .http_service import HttpService, HttpServing
+from .http_settings import (
+    check_listening,
+    connection_options,
+    make_doorkeeper,
+    server_options,
+    tcp_options,
+)
 from .socket_stream import SocketStream
-from .tcp import host_and_port, set_options
+from .tcp import host_and_port, open_listeners, set_options
 
-__all__ = ["HttpListener", "HttpListenerOptions"]
+__all__ = ["HttpListener", "HttpListenerOptions", "listen"]
 
 #: Connections over the cap that are told so, at a time; more wait in the backlog.
 _TURNED_AWAY = 32
+
+
+async def listen(endpoint: HttpEndpoint, on_event: EventHandler | None) -> MessageListener:
+    """Listen on every address of the host, as `tcp.listen` does.
+
+    The listener's `endpoint` has the real address and port.
+
+    Args:
+        endpoint: Where to listen, and everything else that is plain data.
+        on_event: Not used here: `HttpListener.serve` has its own.
+
+    Raises:
+        ConfigurationError: An option is for connecting, or cannot be served.
+        ConnectFailed: The name cannot be looked up, or an address cannot be bound.
+        FeatureUnavailable: It needs what this installation does not have.
+    """
+    check_listening(endpoint)
+    options = HttpListenerOptions(
+        server=server_options(endpoint),
+        connection=connection_options(endpoint),
+        channel=endpoint.options,
+        tcp=tcp_options(endpoint),
+    )
+    doorkeeper = make_doorkeeper(endpoint)
+    sockets = await open_listeners(options.tcp, endpoint.label)
+    host, port = host_and_port(sockets[0].getsockname())
+    if len(sockets) > 1:
+        host = endpoint.host
+    bound = type(endpoint)(host=host, port=port, path=endpoint.path)
+    return HttpListener(sockets, str(bound), options=options, doorkeeper=doorkeeper)
 
 
 class HttpListenerOptions(msgspec.Struct, frozen=True, kw_only=True):

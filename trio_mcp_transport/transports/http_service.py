@@ -37,6 +37,7 @@ from ..endpoints import join_host_port
 from ..errors import LocalProtocolError, RemoteProtocolError
 from ..limits import ChannelOptions
 from ..reporting import lone_exception, report
+from ..sansio.mcp_http.modern_server import SchemaLookup
 from ..sansio.mcp_http.options import HttpServerOptions
 from ..sansio.mcp_http.replies import Reply, error_reply, unavailable
 from ..sansio.mcp_http.server import (
@@ -85,7 +86,7 @@ class HttpServing(msgspec.Struct, frozen=True, kw_only=True):
     mode: Literal["exchange", "session"] = "exchange"
     authenticate: Authenticator | None = None
     event_store: EventStore | None = None
-    header_schema: Callable[[str], object] | None = None
+    header_schema: SchemaLookup | None = None
     revisions: tuple[str, ...] | None = None
 
 
@@ -136,6 +137,7 @@ class HttpService:
         elif options.resumable:
             store = MemoryEventStore()
         self.options = options
+        self._revisions = options.served_revisions
         self.endpoint = ServerEndpoint(
             options, new_id=secrets.token_urlsafe, header_schema=http.header_schema
         )
@@ -261,6 +263,8 @@ class HttpService:
             client_address=facts.client_address,
             principal=principal,
             headers=request.head.headers,
+            exchange=True,
+            revisions=self._revisions,
         )
 
     # -- exchanges ----------------------------------------------------------------------
@@ -408,7 +412,7 @@ class HttpService:
         channel = session.channel = SessionChannel(
             record.standalone,
             self._outflow(record.standalone, record, None),
-            msgspec.structs.replace(context, protocol_version=record.revision),
+            msgspec.structs.replace(context, protocol_version=record.revision, exchange=False),
             self._channel_options,
             keep_alive_interval=self.options.keep_alive_interval,
             deadlines=self.deadlines,
@@ -425,7 +429,7 @@ class HttpService:
         channel = session.channel = SessionChannel(
             verdict.writer,
             self._outflow(verdict.writer, record, None),
-            msgspec.structs.replace(context, session=session.shared),
+            msgspec.structs.replace(context, exchange=False),
             self._channel_options,
             keep_alive_interval=self.options.keep_alive_interval,
             deadlines=self.deadlines,

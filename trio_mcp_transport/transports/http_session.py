@@ -21,7 +21,7 @@ import trio
 from ..abc import ChannelContext, ChannelSession, ConnectionLost, EventHandler
 from ..limits import ChannelOptions
 from ..sansio.mcp_http.sessions import SessionRecord
-from ..sansio.mcp_http.sse_server import SseWriter
+from ..sansio.mcp_http.sse_writer import SseWriter
 from ..sansio.mcp_http.standalone import StandaloneWriter
 from ..sansio.mcp_http.streams import NOTHING, Step
 from .http_channel import Encoded, HttpServerChannel
@@ -135,9 +135,9 @@ class SessionChannel(HttpServerChannel):
     def _say(self, messages: Sequence[Encoded]) -> Step:
         if self.writer.ended:
             return NOTHING
-        steps = [self.writer.send(message) for message, _ in messages]
+        step = self.writer.send_encoded(messages)
         self._arm()
-        return merge_steps(steps)
+        return step
 
     def _end_stream(self) -> Step:
         self._timer.close()
@@ -160,13 +160,3 @@ class SessionChannel(HttpServerChannel):
         else:
             self._timer.close()
             self.leave()
-
-
-def merge_steps(steps: Sequence[Step]) -> Step:
-    """Several steps of one stream as one."""
-    if len(steps) == 1:
-        return steps[0]
-    return Step(
-        records=tuple([record for step in steps for record in step.records]),
-        events=tuple([event for step in steps for event in step.events]),
-    )
