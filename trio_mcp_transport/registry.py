@@ -70,9 +70,13 @@ class _Transport(NamedTuple):
 
 #: By scheme. Those of this package are the names of modules, imported when they are used.
 _transports: dict[str, _Transport | str] = {
+    "http": ".transports.http",
+    "https": ".transports.http",
     "memory": ".transports.memory",
     "stdio": ".transports.stdio",
     "tcp": ".transports.tcp",
+    "sse+http": ".transports.http",
+    "sse+https": ".transports.http",
     "unix": ".transports.unix",
 }
 
