@@ -1,0 +1,24 @@
+"""MCP over HTTP as one transport: what `registry` imports for its schemes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .http_server import listen
+
+if TYPE_CHECKING:
+    import trio
+
+    from ..abc import EventHandler, MessageChannel
+    from ..http_endpoints import HttpEndpoint
+
+__all__ = ["connect", "listen"]
+
+
+async def connect(
+    nursery: trio.Nursery, endpoint: HttpEndpoint, on_event: EventHandler | None
+) -> MessageChannel:
+    """Make a channel to an endpoint; see `http_client.connect`."""
+    from . import http_client
+
+    return await http_client.connect(nursery, endpoint, on_event)
