@@ -2,7 +2,8 @@
 
 Implemented by the connection pool (`http_pool`) and by the adapter for a client that the
 user brings. A sender knows HTTP alone; everything about MCP is above it. It follows no
-redirect, keeps no cookies and never sends a request twice unless no server can have seen it.
+redirect, keeps no cookies, and sends a request again only where a kept connection turned out
+to be dead and either nothing of it was written or its method is safe (RFC 9110, 9.2.1).
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
+import trio
+
+from ..errors import MessageTooLarge
 from ..sansio.headers import NO_HEADERS, Headers
 
 __all__ = ["HttpResponse", "HttpSender"]
@@ -26,6 +30,8 @@ class HttpResponse(ABC):
         status: The status of the final response.
         headers: Its header fields.
     """
+
+    __slots__ = ()
 
     status: int
     headers: Headers
@@ -49,10 +55,26 @@ class HttpResponse(ABC):
             MessageTooLarge: It is larger than `max_bytes`; what was read is dropped.
             trio.BrokenResourceError: As `receive_some`, as are the others.
         """
-        raise NotImplementedError
+        pieces: list[bytes] = []
+        size = 0
+        while data := await self.receive_some():
+            size += len(data)
+            if size > max_bytes:
+                raise MessageTooLarge(size, max_bytes)
+            pieces.append(data)
+        return b"".join(pieces)
+
+    def read_nowait(self, max_bytes: int) -> bytes | None:
+        """The whole body if all of it is here already, as that of a short answer often is.
+
+        Returns:
+            The body; None when it takes `read` to get it, or to find out that it is too
+            large. Nothing is lost then.
+        """
+        return None
 
 
-class HttpSender(ABC):
+class HttpSender(trio.abc.AsyncResource):
     """Sends HTTP requests, any number at a time."""
 
     @abstractmethod
@@ -75,7 +97,8 @@ class HttpSender(ABC):
         Args:
             method: The method.
             url: ``http://HOST[:PORT]/PATH?QUERY``; user names and fragments are refused.
-            headers: The fields; ``Host`` and ``Content-Length`` are added.
+            headers: The fields. ``Content-Length`` is added, and ``Host`` if it is not
+                among them.
             body: The whole body.
             head_timeout: Seconds from the first byte sent until the whole head of the final
                 response is there. Connecting and waiting for a free connection have the
@@ -96,4 +119,7 @@ class HttpSender(ABC):
 
     @abstractmethod
     async def aclose(self) -> None:
-        """Close all connections. Requests that run get `trio.ClosedResourceError`."""
+        """Close all connections. Requests that run get `trio.ClosedResourceError`.
+
+        Idempotent; closes in a cancelled scope as well.
+        """

@@ -116,6 +116,23 @@ class SocketStream(trio.abc.HalfCloseableStream):
         self._was_emptied = len(data) < max_bytes
         return data
 
+    def receive_nowait(self, max_bytes: int | None = None) -> bytes | None:
+        """Read what is there, without waiting; no checkpoint.
+
+        Not for use while a task is in `receive_some`, whose bytes it would take.
+
+        Args:
+            max_bytes: At most so many; 64 KiB by default.
+
+        Returns:
+            The bytes; ``b""`` at the end; None when there is nothing yet.
+
+        Raises:
+            trio.BrokenResourceError: The connection failed.
+            trio.ClosedResourceError: This side closed the stream.
+        """
+        return self._try_receive(read_size(max_bytes))
+
     def _try_receive(self, max_bytes: int) -> bytes | None:
         """What is there; None when nothing is."""
         try:

@@ -25,7 +25,15 @@ from .socket_file import BACKLOG
 from .socket_stream import SocketStream, connect_failed, set_buffer_size, take_socket
 from .stream_channel import StreamChannel
 
-__all__ = ["SocketAddress", "connect", "host_and_port", "listen", "open_listeners", "set_options"]
+__all__ = [
+    "SocketAddress",
+    "connect",
+    "host_and_port",
+    "listen",
+    "open_listeners",
+    "open_socket",
+    "set_options",
+]
 
 #: Probes that must stay unanswered, and how much of `keep_alive` they take in all: a peer
 #: that vanished is noticed after twice `keep_alive`.
@@ -54,6 +62,32 @@ async def connect(
         ConnectFailed: The name cannot be looked up, or no address accepts.
     """
     where = f"tcp://{join_host_port(endpoint.host, endpoint.port)}"
+    sock = await open_socket(endpoint, where, on_event)
+    try:
+        return _make_channel(sock, nursery, endpoint, on_event, accepted=False)
+    except OSError as error:
+        sock.close()
+        raise connect_failed(f"cannot connect to {where}", error) from error
+    except BaseException:
+        sock.close()
+        raise
+
+
+async def open_socket(
+    endpoint: TcpEndpoint, where: str, on_event: EventHandler | None
+) -> socket.socket:
+    """A socket that is connected to the first address of the host that answers.
+
+    If cancelled, nothing is left behind.
+
+    Args:
+        endpoint: Host and port.
+        where: What the error is to name.
+        on_event: Told of faults that no caller sees.
+
+    Raises:
+        ConnectFailed: The name cannot be looked up, or no address accepts.
+    """
     try:
         stream = await trio.open_tcp_stream(endpoint.host, endpoint.port)
     # A name that no DNS can have is a UnicodeError from the IDNA codec.
@@ -68,13 +102,10 @@ async def connect(
         # this end, connects to itself (RFC 9293, simultaneous open).
         if sock.getsockname() == sock.getpeername():
             raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
-        return _make_channel(sock, nursery, endpoint, on_event, accepted=False)
     except OSError as error:
         sock.close()
         raise connect_failed(f"cannot connect to {where}", error) from error
-    except BaseException:
-        sock.close()
-        raise
+    return sock
 
 
 async def listen(endpoint: TcpEndpoint, on_event: EventHandler | None) -> MessageListener:

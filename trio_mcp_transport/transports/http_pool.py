@@ -1,0 +1,324 @@
+"""The connection pool: HTTP requests over TCP streams of Trio.
+
+Used by the HTTP client. Connections are kept for the next request to the same host, at most
+so many at a time in all, and those that wait for one are served in the order of their coming.
+
+Theory of operation. All decisions are taken without waiting: `_count` is the number of places
+taken, by connections in use, idle ones and those being opened. A place that becomes free goes
+to the first that waits, with the connection if it fits or to open another; so where anybody
+waits, nothing is idle. A waiter that is cancelled in the moment it was served passes on what
+it got. No task runs in the background: connections that were idle for too long are closed when
+the pool is used next, and all of them by `aclose`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+
+import msgspec
+import trio
+
+from ..abc import EventHandler
+from ..endpoints import TcpEndpoint, join_host_port
+from ..errors import ConfigurationError, ConnectFailed, ConnectTimeout, FeatureUnavailable
+from ..http_origins import parse_authority
+from ..sansio.headers import NO_HEADERS, Headers
+from ..sansio.http1 import Http1Limits, RequestHead
+from .http_round_trip import HttpConnection, HttpStream, RoundTrip, Route
+from .http_sender import HttpResponse, HttpSender
+from .socket_stream import SocketStream
+from .tcp import open_socket, set_options
+
+__all__ = ["DEFAULT_IDLE_EXPIRY", "HttpPool", "PoolStatistics"]
+
+#: Seconds that an idle connection is kept. Node.js and uvicorn close theirs after 5, and a
+#: request that meets the closing fails although nobody did anything wrong.
+DEFAULT_IDLE_EXPIRY = 4.0
+#: Connections at a time; httpx has as many.
+DEFAULT_MAX_POOL_CONNECTIONS = 100
+#: URLs whose parts are remembered. MCP has one or two per server.
+_MAX_PARSED_URLS = 64
+
+_URL = re.compile(r"(?i:(https?)://)([^/?#@]*)([/?][\x21\x22\x24-\x7e]*)?")
+
+
+class PoolStatistics(msgspec.Struct, frozen=True):
+    """What a pool holds now.
+
+    Attributes:
+        connections: Connections, idle ones and those being opened among them.
+        idle: Connections that nobody uses.
+        waiting: Requests that wait for a connection.
+    """
+
+    connections: int
+    idle: int
+    waiting: int
+
+
+class _Waiter:
+    __slots__ = ("connection", "is_served", "route", "woken")
+
+    def __init__(self, route: Route) -> None:
+        self.route = route
+        self.woken = trio.Event()
+        self.is_served = False  # it has a place, with the connection or without one
+        self.connection: HttpConnection | None = None
+
+
+class HttpPool(HttpSender):
+    """Sends HTTP requests over connections of its own.
+
+    Good in any task of one Trio run; close it when done.
+
+    Args:
+        open_stream: Connects to a host and port; TCP by default. Whatever it raises comes
+            out of the request; an `OSError` as `ConnectFailed`.
+        max_connections: Connections at a time. More requests wait, first come first served.
+        idle_expiry: Seconds that an idle connection is kept.
+        connect_timeout: Seconds until a connection is made, name lookup included.
+        limits: What the head of a response may measure.
+        on_event: Told of faults that no caller sees.
+    """
+
+    def __init__(
+        self,
+        *,
+        open_stream: Callable[[str, int], Awaitable[HttpStream]] | None = None,
+        max_connections: int = DEFAULT_MAX_POOL_CONNECTIONS,
+        idle_expiry: float = DEFAULT_IDLE_EXPIRY,
+        connect_timeout: float = 30.0,
+        limits: Http1Limits | None = None,
+        on_event: EventHandler | None = None,
+    ) -> None:
+        if max_connections < 1:
+            raise ConfigurationError(f"max_connections must be at least 1, not {max_connections}")
+        self._open_stream = self._open_tcp_stream if open_stream is None else open_stream
+        self._max_connections = max_connections
+        self._idle_expiry = idle_expiry
+        self._connect_timeout = connect_timeout
+        self._limits = Http1Limits() if limits is None else limits
+        self._on_event = on_event
+        self._is_closed = False
+        self._count = 0
+        self._connections: set[HttpConnection] = set()  # in use and idle
+        self._idle: deque[HttpConnection] = deque()  # the one given back last is on the right
+        self._waiters: deque[_Waiter] = deque()
+        self._opening: set[trio.CancelScope] = set()
+        self._parsed_urls: dict[str, tuple[Route, str, str]] = {}
+
+    def __repr__(self) -> str:
+        numbers = self.statistics()
+        return f"<HttpPool: {numbers.connections} connections, {numbers.idle} idle>"
+
+    def statistics(self) -> PoolStatistics:
+        """What the pool holds now."""
+        return PoolStatistics(self._count, len(self._idle), len(self._waiters))
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Headers = NO_HEADERS,
+        body: bytes = b"",
+        head_timeout: float = math.inf,
+        on_written: Callable[[], object] | None = None,
+    ) -> AbstractAsyncContextManager[HttpResponse]:
+        """Send a request; the block begins when the head of its response is there.
+
+        As `HttpSender.request`. A request that is not valid HTTP is a `LocalProtocolError`.
+        """
+        route, target, authority = self._parse(url)
+        if "host" not in headers:
+            headers = Headers.from_parser([(b"Host", authority.encode()), *headers.raw])
+        head = RequestHead(method, target, headers)
+        return RoundTrip(self, route, head, body, head_timeout, on_written)
+
+    def _parse(self, url: str) -> tuple[Route, str, str]:
+        """Where a URL leads, what to ask for there, and the value of Host."""
+        parsed = self._parsed_urls.get(url)
+        if parsed is None:
+            parsed = _parse_url(url)
+            if len(self._parsed_urls) >= _MAX_PARSED_URLS:
+                self._parsed_urls.clear()
+            self._parsed_urls[url] = parsed
+        return parsed
+
+    async def acquire(self, route: Route) -> HttpConnection:
+        """A connection for one request: an idle one, or a new one, or one that is waited for.
+
+        Called by `RoundTrip`, which gives it back or discards it. Cancelled, nothing is taken.
+
+        Raises:
+            ConnectFailed: None could be made.
+            trio.ClosedResourceError: The pool is closed, now or before.
+        """
+        self._check_open()
+        self._close_expired()
+        connection = self._take_idle(route)
+        if connection is not None:
+            return connection
+        if self._count < self._max_connections:
+            self._count += 1
+        elif self._idle:
+            # One that leads elsewhere makes room.
+            self._close(self._idle.popleft())
+        else:
+            connection = await self._wait_for_place(route)
+            if connection is not None:
+                return connection
+        return await self._open(route)
+
+    def _take_idle(self, route: Route) -> HttpConnection | None:
+        """The connection that was used last, as it is the least likely to be dead."""
+        for connection in reversed(self._idle.copy()):
+            if connection.route == route:
+                self._idle.remove(connection)
+                if not connection.is_dead():
+                    return connection
+                self._close(connection)
+                self._count -= 1
+        return None
+
+    async def _wait_for_place(self, route: Route) -> HttpConnection | None:
+        """Wait for a place; with it may come a connection."""
+        waiter = _Waiter(route)
+        self._waiters.append(waiter)
+        try:
+            await waiter.woken.wait()
+        except BaseException:
+            if not waiter.is_served:
+                if not self._is_closed:  # else it was removed
+                    self._waiters.remove(waiter)
+            elif waiter.connection is not None:
+                self.give_back(waiter.connection)
+            else:
+                self._free_place()
+            raise
+        if not waiter.is_served:
+            self._check_open()
+        connection = waiter.connection
+        if connection is not None and connection.is_dead():
+            self._close(connection)
+            return None
+        return connection
+
+    async def _open(self, route: Route) -> HttpConnection:
+        """Open a connection for a place that is taken; without one the place is free again."""
+        stream: HttpStream | None = None
+        try:
+            with trio.move_on_after(self._connect_timeout) as scope:
+                self._opening.add(scope)
+                try:
+                    stream = await self._open_stream(*route)
+                finally:
+                    self._opening.discard(scope)
+        except OSError as error:
+            self._free_place()
+            if isinstance(error, ConnectFailed):
+                raise
+            raise ConnectFailed(f"cannot connect to {join_host_port(*route)}: {error}") from error
+        except BaseException:
+            self._free_place()
+            raise
+        if stream is None or self._is_closed:
+            if stream is not None:
+                stream.close()
+            self._free_place()
+            self._check_open()
+            raise ConnectTimeout(
+                f"no connection to {join_host_port(*route)} within {self._connect_timeout:g} s"
+            )
+        connection = HttpConnection(route, stream, self._limits)
+        self._connections.add(connection)
+        return connection
+
+    async def _open_tcp_stream(self, host: str, port: int) -> HttpStream:
+        endpoint = TcpEndpoint(host=host, port=port)
+        where = f"http://{join_host_port(host, port)}"
+        sock = await open_socket(endpoint, where, self._on_event)
+        try:
+            set_options(sock, endpoint)
+            return SocketStream(sock)
+        except BaseException:
+            sock.close()
+            raise
+
+    def give_back(self, connection: HttpConnection) -> None:
+        """Take a connection that can serve another request. Called by `RoundTrip`."""
+        connection.reused = True
+        connection.idle_since = trio.current_time()
+        if self._is_closed or (self._waiters and self._waiters[0].route != connection.route):
+            self.discard(connection)
+        elif self._waiters:
+            self._serve(connection)
+        else:
+            self._idle.append(connection)
+
+    def discard(self, connection: HttpConnection) -> None:
+        """Close a connection that is in use. Called by `RoundTrip`."""
+        self._close(connection)
+        self._free_place()
+
+    def _free_place(self) -> None:
+        if self._waiters:
+            self._serve(None)
+        else:
+            self._count -= 1
+
+    def _serve(self, connection: HttpConnection | None) -> None:
+        """Pass a place on to the first that waits."""
+        waiter = self._waiters.popleft()
+        waiter.is_served = True
+        waiter.connection = connection
+        waiter.woken.set()
+
+    def _close_expired(self) -> None:
+        # Where somebody waits nothing is idle, so no place is to be passed on here.
+        oldest = trio.current_time() - self._idle_expiry
+        while self._idle and self._idle[0].idle_since <= oldest:
+            self._close(self._idle.popleft())
+            self._count -= 1
+
+    def _close(self, connection: HttpConnection) -> None:
+        self._connections.discard(connection)
+        connection.stream.close()
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise trio.ClosedResourceError("this pool was closed")
+
+    async def aclose(self) -> None:
+        """Close all connections. Requests that run get `trio.ClosedResourceError`.
+
+        Idempotent; closes in a cancelled scope as well.
+        """
+        self._is_closed = True
+        for scope in self._opening:
+            scope.cancel()
+        for waiter in self._waiters:
+            waiter.woken.set()
+        self._waiters.clear()
+        self._count -= len(self._idle)
+        self._idle.clear()
+        for connection in list(self._connections):
+            self._close(connection)
+        await trio.lowlevel.checkpoint()
+
+
+def _parse_url(url: str) -> tuple[Route, str, str]:
+    found = _URL.fullmatch(url)
+    scheme = "" if found is None else found[1].lower()
+    route = None if found is None else parse_authority(found[2], 80)
+    if found is None or route is None:
+        # It may hold a password.
+        raise ConfigurationError("a URL must be http://HOST[:PORT][/PATH][?QUERY]")
+    if scheme == "https":
+        raise FeatureUnavailable("the connection pool has no TLS: https:// needs another client")
+    target = found[3] or "/"
+    return route, target if target.startswith("/") else "/" + target, found[2]

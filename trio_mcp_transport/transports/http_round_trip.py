@@ -1,0 +1,352 @@
+"""One HTTP request and its response on a connection of the pool.
+
+Made by `HttpPool.request`. It writes the request, reads the head of the response while it
+writes, and hands the body out as it comes. At the end of the body the connection goes back to
+the pool; a block that is left before, by whatever exception, closes it. Nothing in here waits
+in order to let go.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from types import TracebackType
+from typing import Protocol, Self
+
+import trio
+
+from ..abc import ConnectionLost
+from ..errors import MessageTooLarge, RemoteProtocolError, RequestTimeout
+from ..reporting import choose_failure
+from ..sansio.http1 import BodyData, EndOfBody, Http1Limits, RequestHead, ResponseHead
+from ..sansio.http1_client import Http1Client
+from ..sansio.machine import NEED_DATA
+from .http_sender import HttpResponse
+
+__all__ = ["HttpConnection", "HttpStream", "RoundTrip", "Route"]
+
+#: Methods that may be sent again although the server may have seen the request: "their
+#: defined semantics are essentially read-only" (RFC 9110, section 9.2.1).
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+#: Times that a request is sent again because a kept connection was dead.
+MAX_REPEATS = 3
+
+#: Host and port.
+Route = tuple[str, int]
+
+
+class HttpStream(Protocol):
+    """What a connection needs of its stream.
+
+    `SocketStream` has all of it, and what is used where a stream offers it: `send_nowait`
+    and `receive_nowait`.
+    """
+
+    async def receive_some(self, max_bytes: int | None = None, /) -> bytes:
+        """As `trio.abc.ReceiveStream.receive_some`."""
+
+    async def send_all(self, data: bytes | memoryview, /) -> None:
+        """As `trio.abc.SendStream.send_all`."""
+
+    def close(self) -> None:
+        """Close at once; tasks that wait get `trio.ClosedResourceError`. Idempotent."""
+
+
+class HttpConnection:
+    """A connection of the pool, in use or idle.
+
+    Args:
+        route: Where it goes.
+        stream: What it is made of.
+        limits: What the head of a response may measure.
+
+    Attributes:
+        reused: Whether it has served a request before.
+        idle_since: When it was given back, by Trio's clock.
+    """
+
+    __slots__ = ("idle_since", "machine", "reused", "route", "send_nowait", "stream")
+
+    def __init__(self, route: Route, stream: HttpStream, limits: Http1Limits) -> None:
+        self.route = route
+        self.stream = stream
+        self.machine = Http1Client(limits)
+        self.reused = False
+        self.idle_since = -math.inf
+        self.send_nowait: Callable[[bytes], int] | None = getattr(stream, "send_nowait", None)
+
+    def is_dead(self) -> bool:
+        """Whether the server closed it, or sent what nobody asked for, while it was idle."""
+        receive_nowait: Callable[[], bytes | None] | None = getattr(
+            self.stream, "receive_nowait", None
+        )
+        if receive_nowait is None:
+            return False
+        try:
+            return receive_nowait() is not None
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return True
+
+
+class ConnectionSource(Protocol):
+    """The pool, as a round trip sees it."""
+
+    async def acquire(self, route: Route, /) -> HttpConnection:
+        """A connection, idle or new."""
+
+    def give_back(self, connection: HttpConnection, /) -> None:
+        """Keep a connection for others. Never waits."""
+
+    def discard(self, connection: HttpConnection, /) -> None:
+        """Close a connection. Never waits."""
+
+
+class _Repeat(Exception):
+    """A kept connection was dead, and the request may be sent on another one."""
+
+
+class RoundTrip(HttpResponse):
+    """The async context manager that `HttpPool.request` returns, and its response."""
+
+    __slots__ = (
+        "_body",
+        "_connection",
+        "_deadline",
+        "_eof",
+        "_head",
+        "_head_timeout",
+        "_left",
+        "_on_written",
+        "_pool",
+        "_received",
+        "_route",
+        "_written",
+        "headers",
+        "status",
+    )
+
+    def __init__(
+        self,
+        pool: ConnectionSource,
+        route: Route,
+        head: RequestHead,
+        body: bytes,
+        head_timeout: float,
+        on_written: Callable[[], object] | None,
+    ) -> None:
+        self._pool = pool
+        self._route = route
+        self._head = head
+        self._body = body
+        self._head_timeout = head_timeout
+        self._deadline: float | None = None
+        self._on_written = on_written
+        self._connection: HttpConnection | None = None
+        self._written = 0  # bytes of the request, as far as that is known
+        self._received = False  # whether a byte of the response came
+        self._eof = False
+        self._left = False
+
+    async def __aenter__(self) -> Self:
+        for _ in range(MAX_REPEATS):
+            try:
+                await self._try_once()
+            except _Repeat:
+                continue
+            return self
+        raise ConnectionLost("the server closes connections as soon as they are used again")
+
+    async def _try_once(self) -> None:
+        self._connection = connection = await self._pool.acquire(self._route)
+        self._written, self._received, self._eof = 0, False, False
+        try:
+            if self._head_timeout == math.inf:
+                head = await self._exchange(connection)
+            else:
+                head = await self._exchange_in_time(connection)
+        except ConnectionLost as error:
+            self._discard()
+            if self._may_repeat(connection):
+                raise _Repeat from error
+            raise
+        except BaseException:
+            self._discard()
+            raise
+        self.status = head.status
+        self.headers = head.headers
+
+    def _may_repeat(self, connection: HttpConnection) -> bool:
+        return (
+            connection.reused
+            and not self._received
+            and (not self._written or self._head.method in SAFE_METHODS)
+        )
+
+    async def _exchange_in_time(self, connection: HttpConnection) -> ResponseHead:
+        if self._deadline is None:
+            self._deadline = trio.current_time() + self._head_timeout
+        with trio.CancelScope(deadline=self._deadline):
+            return await self._exchange(connection)
+        raise RequestTimeout(f"no response within {self._head_timeout:g} s")
+
+    async def _exchange(self, connection: HttpConnection) -> ResponseHead:
+        """Write the request and read the head of its response."""
+        data = connection.machine.send_request(self._head, self._body)
+        if connection.send_nowait is not None:
+            try:
+                self._written = connection.send_nowait(data)
+            except trio.BrokenResourceError:
+                # There may be an answer that says why.
+                connection.machine.send_failed()
+                return await self._read_head(connection)
+        if self._written == len(data):
+            self._tell_written()
+            return await self._read_head(connection)
+        # A server may answer before it has read everything, and then stop reading: RFC 9112,
+        # section 9.5, wants a client to watch for that while it sends.
+        head: ResponseHead | None = None
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._write_rest, connection, data)
+                head = await self._read_head(connection)
+                if self._written < len(data):
+                    connection.machine.send_failed()
+                nursery.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            raise choose_failure(group, None) from None
+        assert head is not None
+        return head
+
+    async def _write_rest(self, connection: HttpConnection, data: bytes) -> None:
+        try:
+            await connection.stream.send_all(memoryview(data)[self._written :])
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            # The reader finds out more: an answer that explains it, or the same error.
+            connection.machine.send_failed()
+        else:
+            self._written = len(data)
+            self._tell_written()
+        finally:
+            self._written = max(self._written, 1)  # it may have been anything
+
+    def _tell_written(self) -> None:
+        on_written, self._on_written = self._on_written, None
+        if on_written is not None:
+            on_written()
+
+    async def _read_head(self, connection: HttpConnection) -> ResponseHead:
+        machine = connection.machine
+        while True:
+            event = machine.next_event()
+            if event is NEED_DATA:
+                data = await self._receive(connection)
+                if not data:
+                    raise ConnectionLost("the server closed the connection before its response")
+                self._received = True
+                machine.receive_data(data)
+            elif isinstance(event, ResponseHead):
+                return event
+
+    async def _receive(self, connection: HttpConnection) -> bytes:
+        try:
+            return await connection.stream.receive_some()
+        except trio.BrokenResourceError as error:
+            raise ConnectionLost(f"the connection to the server was lost: {error}") from error
+
+    async def receive_some(self) -> bytes:
+        """The next bytes of the body; ``b""`` is its end. As `HttpResponse.receive_some`."""
+        self._check_not_left()
+        await trio.lowlevel.checkpoint_if_cancelled()
+        data = self._next_data()
+        if data is None:
+            return await self._wait_for_data()
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        return data
+
+    async def read(self, max_bytes: int) -> bytes:
+        """The whole body, or what is left of it. As `HttpResponse.read`."""
+        self._check_not_left()
+        await trio.lowlevel.checkpoint_if_cancelled()
+        pieces: list[bytes] = []
+        size, waited = 0, False
+        while True:
+            data = self._next_data()
+            if data is None:
+                data = await self._wait_for_data()
+                waited = True
+            if not data:
+                break
+            size += len(data)
+            if size > max_bytes:
+                self._discard()
+                raise MessageTooLarge(size, max_bytes)
+            pieces.append(data)
+        if not waited:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        return b"".join(pieces)
+
+    async def _wait_for_data(self) -> bytes:
+        while True:
+            connection = self._connection
+            assert connection is not None
+            try:
+                data = await self._receive(connection)
+            except trio.BrokenResourceError:
+                self._discard()
+                raise
+            if data:
+                connection.machine.receive_data(data)
+            else:
+                self._eof = True
+                connection.machine.receive_eof()
+            body = self._next_data()
+            if body is not None:
+                return body
+
+    def _next_data(self) -> bytes | None:
+        """What is here of the body, ``b""`` at its end, None when more must be received."""
+        connection = self._connection
+        if connection is None:
+            return b""
+        try:
+            event = connection.machine.next_event()
+        except RemoteProtocolError as error:
+            self._discard()
+            if self._eof:
+                raise ConnectionLost(str(error)) from error
+            raise
+        if isinstance(event, BodyData):
+            return event.data
+        if event is NEED_DATA:
+            return None
+        self._connection = None
+        if isinstance(event, EndOfBody) and connection.machine.reusable:
+            connection.machine.start_next_cycle()
+            self._pool.give_back(connection)
+        else:
+            self._pool.discard(connection)
+        return b""
+
+    def _check_not_left(self) -> None:
+        if self._left:
+            raise trio.ClosedResourceError("the block of this response was left")
+
+    def _discard(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._pool.discard(connection)
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Let the connection go. No checkpoint."""
+        self._left = True
+        try:
+            while self._next_data():  # what is here already, so that the end is found
+                pass
+        except (RemoteProtocolError, ConnectionLost):
+            return  # nobody reads on: it is closed, which is all that is wanted
+        self._discard()
