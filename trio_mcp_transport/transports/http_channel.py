@@ -32,7 +32,7 @@ from ..errors import LocalProtocolError, MessageTooLarge
 from ..jsonrpc import Message, encode_message
 from ..limits import CONTROL_LANE_BYTES, ChannelOptions
 from ..reporting import report
-from ..sansio.mcp_http.streams import Step
+from ..sansio.mcp_http.streams import NOTHING, Step
 from .channel_state import StateCell, make_session_id
 from .http_outflow import AsyncAct, Outflow
 
@@ -45,6 +45,10 @@ __all__ = ["Encoded", "HttpServerChannel"]
 Encoded = tuple[Message, bytes]
 
 
+def _say_nothing() -> Step:
+    return NOTHING
+
+
 class HttpServerChannel(MessageChannel):
     """A channel that requests bring messages to.
 
@@ -54,6 +58,9 @@ class HttpServerChannel(MessageChannel):
             whole, and have deadlines of their own.
         outflow: Where what is said goes.
         on_event: Told of faults that no caller sees.
+
+    Attributes:
+        outflow: See above.
     """
 
     def __init__(
@@ -65,7 +72,7 @@ class HttpServerChannel(MessageChannel):
     ) -> None:
         self._context = context
         self._options = options
-        self._outflow = outflow
+        self.outflow = outflow
         outflow.on_failure = self._outflow_failed
         self._on_event = on_event
         self._state = StateCell()
@@ -103,19 +110,26 @@ class HttpServerChannel(MessageChannel):
     def connection_lost(self) -> None:
         """The connection that carries what is said is gone."""
 
+    def _check_message(self, value: Message) -> None:
+        """Refuse what cannot be said here, before anything is done.
+
+        Raises:
+            LocalProtocolError: It cannot.
+        """
+
     # -- the connection that carries what is said ---------------------------------------
 
     def take_over(self, carrier: HttpRequestStream) -> None:
         """Let a connection carry what is said from now on; one before it ends."""
         self.leave()
-        self._outflow.carrier = carrier
+        self.outflow.carrier = carrier
         carrier.on_gone = self.connection_lost
         if carrier.gone:
             self.connection_lost()
 
     def leave(self) -> None:
         """The connection that carries what is said ends, though not all was said."""
-        carrier, self._outflow.carrier = self._outflow.carrier, None
+        carrier, self.outflow.carrier = self.outflow.carrier, None
         if carrier is not None:
             carrier.on_gone = None
             # Whoever still listens there shall not take it for the whole.
@@ -123,7 +137,7 @@ class HttpServerChannel(MessageChannel):
 
     def resume(self, act: AsyncAct) -> None:
         """Do something in its turn among what is said, such as a `take_over`."""
-        self._outflow.put_async(act)
+        self.outflow.put_async(act)
 
     # -- facts --------------------------------------------------------------------------
 
@@ -185,7 +199,7 @@ class HttpServerChannel(MessageChannel):
             bytes_sent=self._bytes_sent,
             bytes_received=self._bytes_received,
             malformed_received=0,
-            outbox_bytes=self._outflow.backlog,
+            outbox_bytes=self.outflow.backlog,
             inbox_messages=len(self._inbox),
         )
 
@@ -206,16 +220,16 @@ class HttpServerChannel(MessageChannel):
         """Queue one message if there is room. See `MessageChannel.try_send`."""
         encoded = self._encode(value)
         size = len(encoded[1])
-        if not self._outflow.has_room(size):
+        if not self.outflow.has_room(size):
             return False
-        self._put((encoded,), size)
+        self.put((encoded,), size)
         return True
 
     def send_control(self, value: Message) -> None:
         """Queue a small message past a full outbox. See `MessageChannel.send_control`."""
         encoded = self._encode(value)
         size = len(encoded[1])
-        outflow = self._outflow
+        outflow = self.outflow
         if not outflow.has_room(size):
             if self._control_size and self._control_size + size > CONTROL_LANE_BYTES:
                 raise self._failed(
@@ -227,7 +241,7 @@ class HttpServerChannel(MessageChannel):
             self._control_size += size
         else:
             self._control_size = 0
-        self._put((encoded,), size)
+        self.put((encoded,), size)
 
     async def flush(self) -> None:
         """Wait until everything queued was taken by the operating system.
@@ -236,7 +250,7 @@ class HttpServerChannel(MessageChannel):
         that counts.
         """
         self._state.check_open()
-        await self._outflow.flush()
+        await self.outflow.flush()
         self._state.check_open()
 
     async def send_eof(self) -> None:
@@ -256,6 +270,7 @@ class HttpServerChannel(MessageChannel):
     def _encode(self, value: Message) -> Encoded:
         if not self._state.is_open:
             self._state.check_open()
+        self._check_message(value)
         data = encode_message(value)
         if len(data) > self._options.max_message_bytes:
             raise MessageTooLarge(len(data), self._options.max_message_bytes)
@@ -263,9 +278,9 @@ class HttpServerChannel(MessageChannel):
 
     async def _send(self, messages: Sequence[Encoded]) -> None:
         size = sum(len(data) for _, data in messages)
-        outflow = self._outflow
+        outflow = self.outflow
         if outflow.has_room(size):
-            self._put(messages, size)
+            self.put(messages, size)
             await trio.lowlevel.cancel_shielded_checkpoint()
             return
         if self._options.when_full == "close":
@@ -277,9 +292,14 @@ class HttpServerChannel(MessageChannel):
         await outflow.wait_and_put(partial(self._say, messages), size)
         self._count(len(messages), size)
 
-    def _put(self, messages: Sequence[Encoded], size: int) -> None:
+    async def wait_for_room(self, size: int) -> None:
+        """Wait in line until so many bytes could be said, if only for an instant."""
+        await self.outflow.wait_and_put(_say_nothing, size)
+
+    def put(self, messages: Sequence[Encoded], size: int) -> None:
+        """Say messages whose JSON is there, whether there is room or not."""
         self._count(len(messages), size)
-        self._outflow.put(partial(self._say, messages), size)
+        self.outflow.put(partial(self._say, messages), size)
 
     def _count(self, messages: int, size: int) -> None:
         self._messages_sent += messages
@@ -296,8 +316,7 @@ class HttpServerChannel(MessageChannel):
             self._messages_received += 1
             self._deliver_to(message)
             return True
-        limit = self._options.outbox_bytes
-        if self._inbox_size and self._inbox_size + size > limit:
+        if not self.has_inbox_room(size):
             self._bytes_received -= size
             return False
         self._inbox.append(message)
@@ -305,6 +324,11 @@ class HttpServerChannel(MessageChannel):
         self._inbox_size += size
         self._wake_receiver()
         return True
+
+    def has_inbox_room(self, size: int) -> bool:
+        """Whether a message of so many bytes may come in: it fits, or nothing waits."""
+        # Nobody can tell how much of it is raw, so what was received is what counts.
+        return not self._inbox_size or self._inbox_size + size <= self._options.outbox_bytes
 
     def end_input(self) -> None:
         """Nothing more will be delivered."""
@@ -323,7 +347,7 @@ class HttpServerChannel(MessageChannel):
                 deliver(message)
         if self._input_ended or not self._state.is_open:
             self._wake_receiver()
-        return self._outflow.nursery
+        return self.outflow.nursery
 
     def _wake_receiver(self) -> None:
         if self._ended_to is not None and (self._input_ended or not self._state.is_open):
@@ -408,9 +432,9 @@ class HttpServerChannel(MessageChannel):
                 trio.move_on_after(self._options.close_timeout),
                 suppress(trio.BrokenResourceError),
             ):
-                await self._outflow.flush()
+                await self.outflow.flush()
         finally:
-            self._outflow.close(self._state.ending)
+            self.outflow.close(self._state.ending)
             self._state.move(ChannelState.CLOSED)
 
     def abort(self, cause: ChannelBroken | None = None) -> None:
@@ -433,7 +457,7 @@ class HttpServerChannel(MessageChannel):
         return self._state.ending()
 
     def _ended(self, *, conclude: bool) -> None:
-        self._outflow.close(self._state.ending)
+        self.outflow.close(self._state.ending)
         self._wake_receiver()
         if conclude:
             self._conclude(graceful=False)

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from ..abc import ChannelBroken, ChannelContext, ConnectionLost, EventHandler
+from ..abc import ChannelBroken, ChannelContext, ChannelState, ConnectionLost, EventHandler
 from ..errors import LocalProtocolError
-from ..jsonrpc import Message, RequestId
+from ..jsonrpc import Message, Request, RequestId
 from ..limits import ChannelOptions
 from ..sansio.http1 import BodyData, EndOfBody
 from ..sansio.mcp_http.options import HttpServerOptions
@@ -89,11 +89,11 @@ class ExchangeChannel(HttpServerChannel):
     def cancelled(self, message: Message, size: int, request_id: RequestId) -> None:
         """The client cancelled a request: the handler is told, and it gets no answer."""
         self.deliver(message, size)
-        self._outflow.put(partial(self._step, partial(self.writer.cancel, request_id)), 0)
+        self.outflow.put(partial(self._step, partial(self.writer.cancel, request_id)), 0)
 
     def connection_lost(self) -> None:
         """The client went away before the response was complete."""
-        self._outflow.carrier = None
+        self.outflow.carrier = None
         if not self.writer.ended:
             self.writer.detach()
         if not self._state.is_open or self.writer.ended:
@@ -112,13 +112,18 @@ class ExchangeChannel(HttpServerChannel):
         if not self.writer.ended:
             # Not through the outflow: what the store has of a session goes with it.
             events = self.writer.end().events
-            carrier = self._outflow.carrier
+            carrier = self.outflow.carrier
             if carrier is not None and events:
                 carrier.on_gone = None
                 carrier.write(*events)
-                self._outflow.carrier = None
+                self.outflow.carrier = None
         self.abort(cause)
         self.scope.cancel()
+
+    def retire(self) -> None:
+        """Close, as nobody has more to say here; what was said still goes out."""
+        self._timer.close()
+        self._state.move(ChannelState.CLOSED)
 
     # -- optional capabilities ----------------------------------------------------------
 
@@ -137,7 +142,7 @@ class ExchangeChannel(HttpServerChannel):
         if retry is None:
             retry = self._server.retry_interval
         act = partial(self.writer.close_connection, retry)
-        self._outflow.put(partial(self._step, act), 0)
+        self.outflow.put(partial(self._step, act), 0)
 
     # -- inside -------------------------------------------------------------------------
 
@@ -147,6 +152,11 @@ class ExchangeChannel(HttpServerChannel):
         super().take_over(carrier)
         self._arm()
 
+    def _check_message(self, value: Message) -> None:
+        # 2026-07-28: "The server MUST NOT send independent JSON-RPC requests on this stream."
+        if type(value) is Request and not self.writer.can_ask:
+            raise LocalProtocolError("no request can be sent to this client from here")
+
     def _say(self, messages: Sequence[Encoded]) -> Step:
         if len(messages) == 1 and not self._is_over():
             whole = self.writer.answer(*messages[0])
@@ -154,7 +164,12 @@ class ExchangeChannel(HttpServerChannel):
                 self._complete()
                 head, body = whole
                 return Step(events=(head, BodyData(body), _END))
-        return self._step(partial(self.writer.send_encoded, messages))
+        try:
+            return self._step(partial(self.writer.send_encoded, messages))
+        except LocalProtocolError as error:
+            # It could be said when it was queued: since then the client has gone.
+            self._report("message.dropped", str(error), error)
+            return NOTHING
 
     def _step(self, act: Callable[[], Step]) -> Step:
         """One step of the writer, and what follows from it for the channel."""
@@ -181,7 +196,7 @@ class ExchangeChannel(HttpServerChannel):
         if self._lost:
             self.end(ConnectionLost("the client went away and did not come back in time"))
             return
-        self._outflow.put(self._break_silence, 0)
+        self.outflow.put(self._break_silence, 0)
         self._arm()
 
     def _break_silence(self) -> Step:
@@ -192,8 +207,8 @@ class ExchangeChannel(HttpServerChannel):
         """All is answered, or cancelled: nothing more will come in."""
         self._timer.close()
         self.end_input()
-        if self._outflow.carrier is not None:
-            self._outflow.carrier.on_gone = None
+        if self.outflow.carrier is not None:
+            self.outflow.carrier.on_gone = None
         if self._on_opened is not None:
             opened, self._on_opened = self._on_opened, None
             opened()
@@ -203,7 +218,7 @@ class ExchangeChannel(HttpServerChannel):
         self._timer.close()
         if graceful:
             if not self.writer.ended:
-                self._outflow.put(partial(self._step, self.writer.finish), 0)
+                self.outflow.put(partial(self._step, self.writer.finish), 0)
         else:
             self.leave()
 
@@ -230,8 +245,11 @@ class NotificationChannel(HttpServerChannel):
     def connection_lost(self) -> None:
         """It has none."""
 
-    def _say(self, messages: Sequence[Encoded]) -> Step:
+    def _check_message(self, value: Message) -> None:
         raise LocalProtocolError("a notification over HTTP has no way back")
+
+    def _say(self, messages: Sequence[Encoded]) -> Step:
+        return NOTHING
 
     def _conclude(self, *, graceful: bool) -> None:
         pass

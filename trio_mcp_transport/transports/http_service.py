@@ -58,6 +58,7 @@ from ..stores.memory_events import MemoryEventStore
 from .deadlines import Deadlines
 from .http_channel import HttpServerChannel
 from .http_exchange import ExchangeChannel, NotificationChannel
+from .http_merged import MergedChannel
 from .http_outflow import Outflow, StoreStep
 from .http_request import DecoratedStream, HttpRequestStream, write_reply
 from .http_session import HttpSession, SessionChannel
@@ -143,6 +144,7 @@ class HttpService:
         )
         self.deadlines = Deadlines()
         self._handler = handler
+        self._merge = http.mode == "session"
         self._store = store
         self._doorkeeper = doorkeeper
         self._channel_options = channel_options
@@ -223,7 +225,8 @@ class HttpService:
             now = trio.current_time()
             verdict = endpoint.judge_body(head, body, principal=principal, now=now)
             if type(verdict) is StartExchange:
-                self._start_exchange(carrier, verdict, self._context(request, facts, principal))
+                context = self._context(request, facts, principal)
+                self._start_exchange(carrier, verdict, len(body), context)
             elif type(verdict) is Deliver:
                 self._deliver(carrier, verdict, len(body), self._context(request, facts, principal))
             else:
@@ -270,7 +273,7 @@ class HttpService:
     # -- exchanges ----------------------------------------------------------------------
 
     def _start_exchange(
-        self, carrier: HttpRequestStream, start: StartExchange, context: ChannelContext
+        self, carrier: HttpRequestStream, start: StartExchange, size: int, context: ChannelContext
     ) -> None:
         record, shared = start.session, None
         if self._stop.is_set():
@@ -284,6 +287,13 @@ class HttpService:
             assert isinstance(session, HttpSession)
             shared = session.shared
         context = msgspec.structs.replace(context, session=shared, protocol_version=start.revision)
+        merged: MergedChannel | None = None
+        if record is not None and self._merge:
+            merged = self._merged_channel(record, context)
+            if not merged.has_inbox_room(size):
+                self._end_exchange(start)
+                write_reply(carrier, self._not_taken())
+                return
         opens = record if record is not None and record.state == "pending" else None
         channel = ExchangeChannel(
             start,
@@ -300,6 +310,9 @@ class HttpService:
             channel.connection_lost()
         for delivery in start.deliveries:
             self._hand_over(delivery, 0, record, context)
+        if merged is not None:
+            merged.begin(channel, partial(self._end_exchange, start))
+            return
         self.nursery.start_soon(
             self._run_exchange, channel, start, name="trio_mcp_transport exchange"
         )
@@ -333,6 +346,8 @@ class HttpService:
     def _end_exchange(self, start: StartExchange) -> None:
         self.endpoint.end_exchange(start, now=trio.current_time())
         if start.session is not None:
+            if start.session.state == "ended":
+                self._tear_down(start.session)  # `initialize` failed
             self._expiry.set(self.endpoint.next_expiry() or float("inf"))
         if not self.endpoint.exchanges:
             self._idle.set()
@@ -370,8 +385,11 @@ class HttpService:
         if all(taken):
             write_reply(carrier, verdict.reply)
         else:
-            text = "what was sent before has not been taken in yet"
-            write_reply(carrier, unavailable(text, self.options.retry_after))
+            write_reply(carrier, self._not_taken())
+
+    def _not_taken(self) -> Reply:
+        text = "what was sent before has not been taken in yet"
+        return unavailable(text, self.options.retry_after)
 
     def _hand_over(
         self, delivery: Delivery, size: int, record: SessionRecord | None, context: ChannelContext
@@ -409,6 +427,9 @@ class HttpService:
         if record.state != "open":
             return
         session = _session_of(record)
+        if isinstance(session.channel, MergedChannel):
+            session.channel.opened(record.revision)
+            return
         channel = session.channel = SessionChannel(
             record.standalone,
             self._outflow(record.standalone, record, None),
@@ -420,6 +441,23 @@ class HttpService:
             on_event=self._on_event,
         )
         self.nursery.start_soon(self._run_session, channel)
+
+    def _merged_channel(self, record: SessionRecord, context: ChannelContext) -> MergedChannel:
+        """The one channel of a session, which is begun with its first request."""
+        session = _session_of(record)
+        if session.channel is None:
+            session.channel = MergedChannel(
+                record.standalone,
+                self._outflow(record.standalone, record, None),
+                msgspec.structs.replace(context, exchange=False),
+                self._channel_options,
+                keep_alive_interval=self.options.keep_alive_interval,
+                deadlines=self.deadlines,
+                on_event=self._on_event,
+            )
+            self.nursery.start_soon(self._run_session, session.channel, record)
+        assert isinstance(session.channel, MergedChannel)
+        return session.channel
 
     def _open_sse(
         self, carrier: HttpRequestStream, verdict: OpenSse, context: ChannelContext

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import trio
 
 from ..abc import ChannelContext, ChannelSession, ConnectionLost, EventHandler
+from ..errors import LocalProtocolError
+from ..jsonrpc import ErrorResponse, Message, Response
 from ..limits import ChannelOptions
 from ..sansio.mcp_http.sessions import SessionRecord
 from ..sansio.mcp_http.sse_writer import SseWriter
@@ -97,7 +99,7 @@ class SessionChannel(HttpServerChannel):
             carrier: Its response.
             act: The step that it begins with.
         """
-        self._outflow.put(partial(self._begin, carrier, act), 0)
+        self.outflow.put(partial(self._begin, carrier, act), 0)
 
     def _begin(self, carrier: HttpRequestStream, act: Callable[[], Step]) -> Step:
         if not self._state.is_open or self.writer.ended:
@@ -115,7 +117,7 @@ class SessionChannel(HttpServerChannel):
 
     def connection_lost(self) -> None:
         """The client closed its GET, or it broke."""
-        self._outflow.carrier = None
+        self.outflow.carrier = None
         if not self.writer.ended:
             self.writer.detach()
         self._timer.due = math.inf
@@ -128,9 +130,15 @@ class SessionChannel(HttpServerChannel):
         """The session has ended: the handler sees the end, and has some time to finish."""
         self.end_input()
         self.scope.deadline = trio.current_time() + patience
-        self._outflow.put(self._end_stream, 0)
+        self.outflow.put(self._end_stream, 0)
 
     # -- inside -------------------------------------------------------------------------
+
+    def _check_message(self, value: Message) -> None:
+        # "The server MUST NOT send a JSON-RPC response on the stream unless resuming a stream
+        # associated with a previous client request."
+        if self._on_lost is None and isinstance(value, Response | ErrorResponse):
+            raise LocalProtocolError("an answer belongs to the exchange of its request")
 
     def _say(self, messages: Sequence[Encoded]) -> Step:
         if self.writer.ended:
@@ -148,7 +156,7 @@ class SessionChannel(HttpServerChannel):
             self._timer.set(trio.current_time() + self._interval)
 
     def _tick(self) -> None:
-        self._outflow.put(self._keep_alive, 0)
+        self.outflow.put(self._keep_alive, 0)
         self._arm()
 
     def _keep_alive(self) -> Step:
@@ -156,7 +164,7 @@ class SessionChannel(HttpServerChannel):
 
     def _conclude(self, *, graceful: bool) -> None:
         if graceful:
-            self._outflow.put(self._end_stream, 0)
+            self.outflow.put(self._end_stream, 0)
         else:
             self._timer.close()
             self.leave()
