@@ -80,8 +80,9 @@ class AskedRequests:
         if token is not None:
             self._by_token[new_id] = _Asked(exchange, token)
             params = with_meta(params, {"progressToken": new_id})
-            if len(self._by_token) > MAX_ABANDONED_IDS:  # tasks that never ended
-                del self._by_token[next(iter(self._by_token))]
+        for table in (self._by_id, self._by_token):
+            if len(table) > MAX_ABANDONED_IDS:  # never answered; tasks that never ended
+                del table[next(iter(table))]
         return Request(new_id, request.method, params)
 
     def cancel(

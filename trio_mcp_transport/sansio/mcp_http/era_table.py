@@ -6,7 +6,7 @@ the version decides; the method's name does not.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
 
 import msgspec
 from msgspec import UNSET
@@ -26,7 +26,7 @@ class _InitializeParams(msgspec.Struct):
 
 
 def judge_era(
-    request: Request, meta: RequestMeta, header: str | None, revisions: Sequence[str]
+    request: Request, meta: RequestMeta, header: str | None, revisions: tuple[str, ...]
 ) -> Era:
     """Decide the era of a request.
 
@@ -56,7 +56,7 @@ def judge_era(
     Raises:
         RpcError: The request is to be refused with this, and 400.
     """
-    modern = [revision for revision in revisions if revision in MODERN_REVISIONS]
+    modern = _modern_of(revisions)
     requested = meta.protocol_version
     if not modern:
         if header is None or header in LEGACY_REVISIONS:
@@ -81,9 +81,9 @@ def judge_era(
     return "modern"
 
 
-def unsupported_version(requested: str, revisions: Sequence[str]) -> RpcError:
+def unsupported_version(requested: str, revisions: tuple[str, ...]) -> RpcError:
     """The error for a version that is not served, as this server's clients know it."""
-    if not any(revision in MODERN_REVISIONS for revision in revisions):
+    if not _modern_of(revisions):
         return RpcError(
             ErrorCode.INVALID_REQUEST,
             f"Unsupported protocol version; supported: {', '.join(revisions)}",
@@ -98,13 +98,13 @@ def unsupported_version(requested: str, revisions: Sequence[str]) -> RpcError:
     )
 
 
-def _judge_bare(request: Request, header: str | None, revisions: Sequence[str]) -> Era:
+def _judge_bare(request: Request, header: str | None, revisions: tuple[str, ...]) -> Era:
     """The era of a request without a version in `_meta`, where modern ones are served."""
     if header in MODERN_REVISIONS:
         raise _missing(PROTOCOL_VERSION_KEY)
     if header is not None and header not in LEGACY_REVISIONS:
         raise unsupported_version(header, revisions)
-    if any(revision in LEGACY_REVISIONS for revision in revisions):
+    if len(_modern_of(revisions)) < len(revisions):
         return "legacy"
     if request.method == "initialize":
         # Versioning: "A server that supports only modern versions SHOULD name the protocol
@@ -119,6 +119,11 @@ def _judge_bare(request: Request, header: str | None, revisions: Sequence[str]) 
         # header per Server Validation."
         raise RpcError(ErrorCode.HEADER_MISMATCH, f"Header mismatch: {VERSION_HEADER} is missing")
     raise unsupported_version(header, revisions)
+
+
+@functools.cache
+def _modern_of(revisions: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(revisions) & frozenset(MODERN_REVISIONS)
 
 
 def _missing(key: str) -> RpcError:

@@ -323,6 +323,8 @@ class ExchangeWriter(EventStream):
 
     def _put(self, payloads: list[bytes], *, end: bool = False) -> Step:
         """What goes out now that `payloads` are to."""
+        if self.ended:
+            return NOTHING
         done = end or not self.waiting
         if self.streaming:
             payloads = self._take_answers() + payloads

@@ -98,7 +98,7 @@ class LegacyServer:
         if isinstance(session, Reply):
             return session
         last = headers.get("last-event-id")
-        if last is None or not session.resumable:
+        if not last or not session.resumable:
             return OpenStream(session, session.standalone)
         cursor = parse_event_id(last)
         if cursor is None:
