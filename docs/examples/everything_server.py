@@ -14,6 +14,7 @@ import argparse
 import json
 import logging
 import re
+from functools import partial
 
 import msgspec
 import trio
@@ -226,8 +227,12 @@ if __name__ == "__main__":
     endpoints = parser.parse_args().listen or ["stdio:"]
     logging.basicConfig(level=logging.INFO)
 
+    # With the store, HTTP clients can resume streams whose connection has ended.
+    serve = partial(serve_peers, router, *endpoints, event_store=MemoryEventStore())
+
     async def main() -> None:
-        # With the store, HTTP clients can resume streams whose connection has ended.
-        await serve_peers(router, *endpoints, event_store=MemoryEventStore())
+        async with trio.open_nursery() as nursery:
+            bound = await nursery.start(serve)
+            logging.info("listening at %s", ", ".join(bound))  # on stderr
 
     trio.run(main)
