@@ -160,10 +160,14 @@ async def requesting(
             h11.Request(
                 method=method,
                 target=path if path is not None else f"/{rest}",
-                headers=[(name, value) for name, value in wanted.items() if value is not None],
+                headers=[
+                    (name.encode(), value.encode("latin-1"))
+                    for name, value in wanted.items()
+                    if value is not None
+                ],
             )
         )
-        for event in (h11.Data(data=data), h11.EndOfMessage()):
+        for event in [h11.Data(data=data)] * (method == "POST") + [h11.EndOfMessage()]:
             sent = (sent or b"") + (connection.send(event) or b"")
         await stream.send_all(sent or b"")
         answer = Answer(stream, connection)
@@ -171,10 +175,12 @@ async def requesting(
         yield answer
 
 
-def modern_params(params: Mapping[str, object] | None = None, **meta: object) -> dict[str, object]:
+def modern_params(
+    params: Mapping[str, object] | None = None, meta: Mapping[str, object] | None = None
+) -> dict[str, object]:
     """Params with the metadata of a modern request; `meta` adds to it."""
     own: dict[str, object] = {KEY + "protocolVersion": MODERN, KEY + "clientCapabilities": {}}
-    return {**(params or {}), "_meta": {**own, **meta}}
+    return {**(params or {}), "_meta": {**own, **(meta or {})}}
 
 
 def modern_headers(method: str, params: Mapping[str, object]) -> dict[str, str | None]:
@@ -193,10 +199,10 @@ async def modern(
     *,
     request_id: object = 1,
     headers: Mapping[str, str | None] | None = None,
-    **meta: object,
+    meta: Mapping[str, object] | None = None,
 ) -> AsyncGenerator[Answer, None]:
-    """Send a modern request."""
-    whole = modern_params(params, **meta)
+    """Send a modern request; `meta` adds to its metadata."""
+    whole = modern_params(params, meta)
     body = {"jsonrpc": "2.0", "id": request_id, "method": method, "params": whole}
     sent = {**modern_headers(method, whole), **(headers or {})}
     async with requesting(url, headers=sent, body=body) as answer:
