@@ -6,9 +6,8 @@ so many at a time in all, and those that wait for one are served in the order of
 Theory of operation. All decisions are taken without waiting: `_count` is the number of places
 taken, by connections in use, idle ones and those being opened. A place that becomes free goes
 to the first that waits, with the connection if it fits or to open another; so where anybody
-waits, nothing is idle. A waiter that is cancelled in the moment it was served passes on what
-it got. No task runs in the background: connections that were idle for too long are closed when
-the pool is used next, and all of them by `aclose`.
+waits, nothing is idle. No task runs in the background: connections that were idle for too long
+are closed when the pool is used next, and all of them by `aclose`.
 """
 
 from __future__ import annotations
@@ -192,13 +191,9 @@ class HttpPool(HttpSender):
         try:
             await waiter.woken.wait()
         except BaseException:
-            if not waiter.is_served:
-                if not self._is_closed:  # else it was removed
-                    self._waiters.remove(waiter)
-            elif waiter.connection is not None:
-                self.give_back(waiter.connection)
-            else:
-                self._free_place()
+            # Trio cancels nobody who was woken: it has no place yet.
+            if not self._is_closed:  # else it was removed
+                self._waiters.remove(waiter)
             raise
         if not waiter.is_served:
             self._check_open()
@@ -212,6 +207,7 @@ class HttpPool(HttpSender):
         """Open a connection for a place that is taken; without one the place is free again."""
         stream: HttpStream | None = None
         try:
+            self._check_open()  # again: who waited may have been served just before
             with trio.move_on_after(self._connect_timeout) as scope:
                 self._opening.add(scope)
                 try:
@@ -244,10 +240,10 @@ class HttpPool(HttpSender):
         sock = await open_socket(endpoint, where, self._on_event)
         try:
             set_options(sock, endpoint)
-            return SocketStream(sock)
-        except BaseException:
+        except OSError:  # it is gone already
             sock.close()
             raise
+        return SocketStream(sock)
 
     def give_back(self, connection: HttpConnection) -> None:
         """Take a connection that can serve another request. Called by `RoundTrip`."""

@@ -113,10 +113,12 @@ class RoundTrip(HttpResponse):
         "_connection",
         "_deadline",
         "_eof",
+        "_fault",
         "_head",
         "_head_timeout",
         "_left",
         "_on_written",
+        "_peeked",
         "_pool",
         "_received",
         "_route",
@@ -145,6 +147,8 @@ class RoundTrip(HttpResponse):
         self._written = 0  # bytes of the request, as far as that is known
         self._received = False  # whether a byte of the response came
         self._eof = False
+        self._fault: ConnectionLost | RemoteProtocolError | None = None
+        self._peeked = b""  # taken out of the machine by a look that did not suffice
         self._left = False
 
     async def __aenter__(self) -> Self:
@@ -279,11 +283,29 @@ class RoundTrip(HttpResponse):
             size += len(data)
             if size > max_bytes:
                 self._discard()
+                self._left = True  # what is missing must not look like the end
                 raise MessageTooLarge(size, max_bytes)
             pieces.append(data)
         if not waited:
             await trio.lowlevel.cancel_shielded_checkpoint()
         return b"".join(pieces)
+
+    def read_nowait(self, max_bytes: int) -> bytes | None:
+        """The whole body if all of it is here already. As `HttpResponse.read_nowait`."""
+        if self._left or self._fault is not None:
+            return None
+        pieces: list[bytes] = []
+        data: bytes | None = None
+        try:
+            while data := self._next_data():
+                pieces.append(data)
+        except (RemoteProtocolError, ConnectionLost):
+            data = None  # it comes again
+        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        if data is None or len(body) > max_bytes:
+            self._peeked = body
+            return None
+        return body
 
     async def _wait_for_data(self) -> bytes:
         while True:
@@ -291,7 +313,8 @@ class RoundTrip(HttpResponse):
             assert connection is not None
             try:
                 data = await self._receive(connection)
-            except trio.BrokenResourceError:
+            except ConnectionLost as error:
+                self._fault = error
                 self._discard()
                 raise
             if data:
@@ -305,6 +328,11 @@ class RoundTrip(HttpResponse):
 
     def _next_data(self) -> bytes | None:
         """What is here of the body, ``b""`` at its end, None when more must be received."""
+        if self._peeked:
+            data, self._peeked = self._peeked, b""
+            return data
+        if self._fault is not None:
+            raise type(self._fault)(str(self._fault)) from self._fault
         connection = self._connection
         if connection is None:
             return b""
@@ -312,9 +340,8 @@ class RoundTrip(HttpResponse):
             event = connection.machine.next_event()
         except RemoteProtocolError as error:
             self._discard()
-            if self._eof:
-                raise ConnectionLost(str(error)) from error
-            raise
+            self._fault = ConnectionLost(str(error)) if self._eof else error
+            raise self._fault from error.__cause__
         if isinstance(event, BodyData):
             return event.data
         if event is NEED_DATA:
