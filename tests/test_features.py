@@ -54,7 +54,14 @@ def test_asking_imports_no_extra() -> None:
 
 
 def test_every_transport_of_this_release_is_told() -> None:
-    assert features().transports.keys() == {"stdio", "process", "memory", "tcp", "unix"}
+    assert features().transports.keys() == {
+        "stdio",
+        "process",
+        "memory",
+        "tcp",
+        "http",
+        "unix",
+    }
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux has all of them")

@@ -59,6 +59,7 @@ def features() -> Features:
             "process": True,
             "memory": True,
             "tcp": True,
+            "http": True,
             "unix": hasattr(socket, "AF_UNIX"),
         }),
         abstract_sockets=linux,

@@ -56,9 +56,19 @@ def test_every_command_has_a_help(name: str, capsys: pytest.CaptureFixture[str])
     [
         ([], "name a command"),
         (["fly"], "invalid choice: 'fly'"),
-        (["serve", "--listen", "http://127.0.0.1:1"], "no transport is called 'http'"),
-        (["serve", "--transport=shm"], "there is no 'shm', only: memory, stdio, tcp, unix"),
-        (["call", "--transport=http"], "there is no 'http', only: memory, stdio, tcp, unix"),
+        (["serve", "--listen", "shm://x"], "no transport is called 'shm'"),
+        (["serve", "--transport=shm"], "there is no 'shm', only: http, https, memory, "),
+        (["call", "--transport=https"], "an endpoint must be given, too"),
+        (["serve", "--listen", "http://0.0.0.0:1"], "auth=bearer asks for a token, --allow-un"),
+        (["serve", "--listen", "http://h:1", "--listen", "http://h:1/b"], "is given twice"),
+        (["serve", "--listen", "http://localhost:1/?header.A=b"], "headers is for connecting"),
+        (["serve", "--listen", "unix:/x", "--allow-host", "a.example"], "are for HTTP endpoints"),
+        (["serve", "--listen", "http://h:1", "--allow-origin", "h"], "'h' is no origin"),
+        (["serve", "--listen", "http://h:1", "--allow-host", "*"], "say check_host=false"),
+        (["call", "memory:x", "--header", "A: b"], "--header is for HTTP, not for memory:x"),
+        (["call", "http://h:1", "--header", "A b"], "must be written as 'NAME: VALUE'"),
+        (["call", "http://h:1", "--header", "@/nowhere/x"], "--header @/nowhere/x: "),
+        (["call", "http://h:1", "--header", "Host: b"], "Host is set by the transport itself"),
         (["serve", "--transport=memory"], "an endpoint must be given, too"),
         (["serve", "--listen", "tcp://127.0.0.1"], "--listen: tcp://HOST:PORT: the port"),
         (
@@ -103,7 +113,7 @@ def test_a_wrong_command_line_is_status_2_and_one_clear_line(
 @pytest.mark.parametrize(
     ("variable", "value", "told"),
     [
-        ("TRANSPORT", "pigeon", "TRANSPORT must be one of stdio, tcp, unix, not 'pigeon'"),
+        ("TRANSPORT", "pigeon", "TRANSPORT must be one of stdio, http, tcp, unix, not 'pigeon'"),
         ("MCP_STDIO_CONFIG", "timeout=1", "MCP_STDIO_CONFIG: unknown option 'timeout'"),
         ("MCP_KEEPALIVE_MS", "x", "MCP_KEEPALIVE_MS must be a whole number"),
     ],

@@ -90,9 +90,10 @@ def _module(name: str) -> Command:
 def _make_parser(words: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="trio-mcp",
-        description="MCP servers and clients over stdio, TCP, Unix sockets and memory.",
-        epilog="An ENDPOINT is stdio: (own streams), stdio:COMMAND, tcp://HOST:PORT, unix:PATH,"
-        " with options behind a question mark (tcp://127.0.0.1:9000?nodelay=false), or"
+        description="MCP servers and clients over stdio, HTTP, TCP, Unix sockets and memory.",
+        epilog="An ENDPOINT is stdio: (own streams), stdio:COMMAND, http://HOST:PORT/PATH,"
+        " sse+http://HOST:PORT/PATH, tcp://HOST:PORT, unix:PATH, with options behind a question"
+        " mark (tcp://127.0.0.1:9000?nodelay=false), or"
         " an mcpServers entry in JSON. `trio-mcp COMMAND --help` tells more.",
         allow_abbrev=False,
     )

@@ -187,6 +187,9 @@ class BuiltinServer:
             ChannelBroken: The channel failed.
         """
         peer = Peer(channel, self.router, drain=drain)
+        if self._keepalive is None or channel.context.exchange:
+            await peer.run(stop)
+            return
         failure: ChannelBroken | None = None
         async with trio.open_nursery() as nursery:
             if self._keepalive is not None:

@@ -20,7 +20,13 @@ from ..lifecycle import negotiate
 from ..peer import Peer
 from ..pending import Progress
 from ..sansio.eras import REVISIONS
-from .endpoints import add_transport_flags, chosen_by_flags, read_endpoint_argument
+from .endpoints import (
+    add_header,
+    add_transport_flags,
+    chosen_by_flags,
+    read_endpoint_argument,
+    with_headers,
+)
 from .running import ExitStatus, Shutdown
 from .running import run as run_command
 from .terminal import print_json, tell
@@ -62,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " both know)",
     )
     parser.add_argument("--url", metavar="ENDPOINT", help="the server, instead of ENDPOINT")
+    add_header(parser)
     add_transport_flags(parser)
 
 
@@ -85,6 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
         StdoutClosed: Nobody reads the result.
     """
     endpoint, words = _endpoint(arguments, list(arguments.words))
+    endpoint = with_headers(endpoint, arguments.header)
     if len(words) > 2:
         raise ConfigurationError(f"too many arguments: {' '.join(words[2:])}")
     method = _utf8("METHOD", words[0]).decode() if words else DEFAULT_METHOD
@@ -106,7 +114,7 @@ def _endpoint(
     if flags != (None, None) or (not words and os.environ.get("TRANSPORT")):
         return chosen_by_flags(*flags, os.environ), words
     if not words:
-        raise ConfigurationError("name an ENDPOINT, such as tcp://127.0.0.1:9000")
+        raise ConfigurationError("name an ENDPOINT, such as http://127.0.0.1:9000/mcp")
     return read_endpoint_argument("ENDPOINT", words[0]), words[1:]
 
 

@@ -11,7 +11,7 @@ from ..endpoints import StdioEndpoint
 from ..errors import ConfigurationError
 from ..limits import DEFAULT_DRAIN_SECONDS
 from .bridging import join_endpoints
-from .endpoints import add_drain, detecting, read_endpoint_argument
+from .endpoints import add_drain, add_header, detecting, read_endpoint_argument, with_headers
 from .running import run as run_command
 
 __all__ = ["add_arguments", "run"]
@@ -20,6 +20,7 @@ __all__ = ["add_arguments", "run"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `connect`."""
     parser.add_argument("endpoint", metavar="ENDPOINT", help="the server")
+    add_header(parser)
     add_drain(parser, DEFAULT_DRAIN_SECONDS)
 
 
@@ -31,6 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
         TransportError: A side could not be connected to, or failed.
     """
     server = read_endpoint_argument("ENDPOINT", arguments.endpoint)
+    server = with_headers(server, arguments.header)
     if isinstance(server, StdioEndpoint):
         raise ConfigurationError("ENDPOINT: own stdin and stdout cannot be joined to themselves")
     client = detecting(endpoint_from_environment({**os.environ, "TRANSPORT": "stdio"}))

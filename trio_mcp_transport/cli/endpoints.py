@@ -24,19 +24,23 @@ from ..endpoints import (
     UnixEndpoint,
 )
 from ..errors import ConfigurationError
+from ..http_endpoints import HttpEndpoint
 
 __all__ = [
     "add_drain",
+    "add_header",
     "add_transport_flags",
     "check_authenticated",
     "chosen_by_flags",
     "detecting",
     "listening_endpoints",
     "read_endpoint_argument",
+    "with_admission",
+    "with_headers",
 ]
 
 #: What has an address even if none is given, see `endpoint_from_environment`.
-_TRANSPORTS_WITH_DEFAULTS = {"stdio", "tcp", "unix"}
+_TRANSPORTS_WITH_DEFAULTS = {"http", "stdio", "tcp", "unix"}
 
 
 def add_transport_flags(parser: argparse.ArgumentParser) -> None:
@@ -44,13 +48,62 @@ def add_transport_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--transport",
         metavar="NAME",
-        help="the transport: stdio, tcp or unix; also how a key=value list is read",
+        help="the transport: stdio, http, tcp or unix; also how a key=value list is read",
     )
     parser.add_argument(
         "--stdiocfg",
         metavar="LIST",
         help="options of own stdin and stdout: timeout_ms=30000;idle_read_timeout_ms=200;...",
     )
+
+
+def add_header(parser: argparse.ArgumentParser) -> None:
+    """Add ``--header``, which every command has that connects."""
+    parser.add_argument(
+        "--header",
+        action="append",
+        default=[],
+        metavar="'NAME: VALUE'",
+        help="a header of each HTTP request, any number of times; @FILE reads some, a line each,"
+        " so that no secret stands on the command line",
+    )
+
+
+def with_headers(endpoint: Endpoint, given: Sequence[str]) -> Endpoint:
+    """The endpoint with the headers of ``--header``, which beat its own.
+
+    Raises:
+        ConfigurationError: One is malformed, or the endpoint is not of HTTP. Values are
+            not shown.
+    """
+    if not given:
+        return endpoint
+    if not isinstance(endpoint, HttpEndpoint):
+        raise ConfigurationError(f"--header is for HTTP, not for {endpoint.label}")
+    headers = {name.lower(): (name, value) for name, value in endpoint.headers.items()}
+    for line in _header_lines(given):
+        name, colon, value = line.partition(":")
+        if not colon:
+            raise ConfigurationError("--header must be written as 'NAME: VALUE' or @FILE")
+        headers[name.strip().lower()] = (name.strip(), value.strip(" \t"))
+    try:
+        return msgspec.structs.replace(endpoint, headers=dict(headers.values()))
+    except ConfigurationError as error:
+        raise ConfigurationError(f"--header: {error}") from error
+
+
+def _header_lines(given: Sequence[str]) -> list[str]:
+    found: list[str] = []
+    for text in given:
+        if not text.startswith("@"):
+            found.append(text)
+            continue
+        try:
+            with open(text[1:], encoding="utf-8") as file:
+                found += [line for line in file.read().splitlines() if line.strip()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigurationError(f"--header {text}: {error}") from error
+    return found
 
 
 def add_drain(parser: argparse.ArgumentParser, default: float) -> None:
@@ -148,12 +201,36 @@ def listening_endpoints(
     return [detecting(endpoint) for endpoint in found]
 
 
+def with_admission(
+    endpoints: Sequence[Endpoint], origins: Sequence[str], hosts: Sequence[str]
+) -> list[Endpoint]:
+    """The endpoints, those of HTTP with further origins and hosts that may call.
+
+    Raises:
+        ConfigurationError: One is malformed, or there is no HTTP endpoint.
+    """
+    if not origins and not hosts:
+        return list(endpoints)
+    found: list[Endpoint] = []
+    for endpoint in endpoints:
+        if isinstance(endpoint, HttpEndpoint):
+            endpoint = msgspec.structs.replace(
+                endpoint,
+                allowed_origins=(*endpoint.allowed_origins, *origins),
+                allowed_hosts=(*endpoint.allowed_hosts, *hosts),
+            )
+        found.append(endpoint)
+    if not any(isinstance(endpoint, HttpEndpoint) for endpoint in found):
+        raise ConfigurationError("--allow-origin and --allow-host are for HTTP endpoints")
+    return found
+
+
 def _place(endpoint: Endpoint) -> object:
     """What only one can listen at, whatever its options; None if any number can."""
     match endpoint:
         case StdioEndpoint():
             return "stdio"
-        case TcpEndpoint(host=host, port=port) if port:
+        case TcpEndpoint(host=host, port=port) | HttpEndpoint(host=host, port=port) if port:
             return host, port
         case UnixEndpoint(path=path):
             return path if path.startswith("@") else os.path.abspath(path)
@@ -163,7 +240,7 @@ def _place(endpoint: Endpoint) -> object:
 def detecting(endpoint: Endpoint) -> Endpoint:
     """The endpoint with its client's framing found out, unless it names another one."""
     options = endpoint.options
-    if options.framing != "newline":
+    if options.framing != "newline" or isinstance(endpoint, HttpEndpoint):
         return endpoint
     return msgspec.structs.replace(
         endpoint, options=msgspec.structs.replace(options, framing="detect")
@@ -173,20 +250,25 @@ def detecting(endpoint: Endpoint) -> Endpoint:
 def check_authenticated(endpoints: Sequence[Endpoint]) -> None:
     """Refuse to listen where strangers could connect.
 
-    Own streams and Unix sockets have the operating system's permissions.
+    Own streams and Unix sockets have the operating system's permissions, and HTTP can ask
+    for a token.
 
     Raises:
-        ConfigurationError: One is a TCP address that is not known to be loopback.
+        ConfigurationError: One is a TCP address that is not known to be loopback, and
+            wants no token.
     """
     for endpoint in endpoints:
-        if isinstance(endpoint, TcpEndpoint) and not _is_loopback(endpoint):
+        if isinstance(endpoint, HttpEndpoint) and endpoint.bearer_token is not None:
+            continue
+        if isinstance(endpoint, TcpEndpoint | HttpEndpoint) and not _is_loopback(endpoint):
+            hint = "auth=bearer asks for a token, " * isinstance(endpoint, HttpEndpoint)
             raise ConfigurationError(
                 f"--listen {endpoint}: everybody who reaches this address could connect, as"
-                " nobody has to prove who they are; --allow-unauthenticated permits that"
+                f" nobody has to prove who they are; {hint}--allow-unauthenticated permits that"
             )
 
 
-def _is_loopback(endpoint: TcpEndpoint) -> bool:
+def _is_loopback(endpoint: TcpEndpoint | HttpEndpoint) -> bool:
     """Whether all that `listen` would bind is loopback; it asks the system just as that does."""
     try:
         endpoint.host.encode("ascii")  # else it depends on who encodes the name

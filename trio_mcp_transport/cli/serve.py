@@ -25,7 +25,13 @@ from ..reporting import report
 from ..serve import serve_channels
 from .bridging import is_broken_pipe, supervised, which_failed
 from .builtin_server import BuiltinServer
-from .endpoints import add_drain, add_transport_flags, check_authenticated, listening_endpoints
+from .endpoints import (
+    add_drain,
+    add_transport_flags,
+    check_authenticated,
+    listening_endpoints,
+    with_admission,
+)
 from .running import ExitStatus, Shutdown
 from .running import run as run_command
 from .terminal import StdoutClosed, tell
@@ -72,6 +78,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="listen on TCP addresses other than loopback, though anybody may connect",
     )
     parser.add_argument(
+        "--allow-origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="web pages that may call over HTTP, such as https://app.example.com, any number of"
+        " times (default: none but the server's own)",
+    )
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="HOST[:PORT]",
+        help="names that clients may call the server by over HTTP, any number of times"
+        " (default: localhost, or the address that they reach)",
+    )
+    parser.add_argument(
         "--keepalive-ms",
         metavar="N",
         help="the built-in server sends notifications/keepalive every N milliseconds"
@@ -90,6 +112,7 @@ def run(arguments: argparse.Namespace) -> int:
     endpoints = listening_endpoints(
         arguments.listen, arguments.transport, arguments.stdiocfg, os.environ
     )
+    endpoints = with_admission(endpoints, arguments.allow_origin, arguments.allow_host)
     if not arguments.allow_unauthenticated:
         check_authenticated(endpoints)
     command: tuple[str, ...] | None = arguments.child_command

@@ -17,7 +17,7 @@ from ..endpoints import StdioEndpoint
 from ..errors import ConfigurationError
 from ..limits import DEFAULT_DRAIN_SECONDS
 from .bridging import join_endpoints
-from .endpoints import add_drain, detecting, read_endpoint_argument
+from .endpoints import add_drain, add_header, detecting, read_endpoint_argument, with_headers
 from .running import run as run_command
 from .terminal import StdoutClosed, abandon, tell, wants_colour
 from .trace import Entry, Trace, as_json_line, as_pieces
@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="show JSON, one object a line")
     parser.add_argument("--full", action="store_true", help="do not shorten long messages")
     parser.add_argument("--output", metavar="FILE", help="append to a file")
+    add_header(parser)
     add_drain(parser, DEFAULT_DRAIN_SECONDS)
 
 
@@ -50,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
         StdoutClosed: Nobody reads what passes.
     """
     client = read_endpoint_argument("A", arguments.client)
-    server = read_endpoint_argument("B", arguments.server)
+    server = with_headers(read_endpoint_argument("B", arguments.server), arguments.header)
     if isinstance(server, StdioEndpoint):
         raise ConfigurationError("B: own stdin and stdout are the side that asks; name them first")
     client = detecting(client) if isinstance(client, StdioEndpoint) else client
