@@ -6,9 +6,11 @@ client does to its connection, it does to that one alone.
 
 Theory of operation:
 
-* One task reads, always, also while a request is being answered: that is how a client
-  that goes away is noticed. What it reads then is at most one further head's worth; the
-  machine holds it until its turn.
+* A connection is read also while a request is being answered: that is how a client that
+  goes away is noticed. What is read then is at most one further head's worth; the machine
+  holds it until its turn. Where the service runs the handler inside of `handle`, this
+  connection's task is in there, so another one reads; but only for answers that take
+  longer than an instant, as most do not and a task costs more than they do.
 * Responses are written by whichever task has something to say, synchronously, through an
   `Outbox`: its writer task exists only while the client does not take what there is. When a
   response is complete the machine is made ready for the next request right there, so
@@ -23,6 +25,7 @@ Theory of operation:
 
 from __future__ import annotations
 
+import functools
 import math
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -48,12 +51,15 @@ from ..sansio.machine import NEED_DATA, EndOfData
 from ..security.facts import ConnectionFacts
 from .http_request import HttpRequestStream, RequestTaker
 from .outbox import Outbox
+from .stream_channel import SupportsClose
 
 if TYPE_CHECKING:
     from .deadlines import Deadlines
 
 __all__ = ["HttpConnection", "HttpConnectionOptions"]
 
+#: An answer that takes longer than this is read past, to notice a client that goes away.
+_INSTANT_SECONDS = 0.02
 #: How long, and how much, a client may go on sending after the last response to it.
 _LINGER_SECONDS = 2.0
 _LINGER_BYTES = 16 * 1024 * 1024
@@ -112,11 +118,14 @@ class HttpConnection:
         self._on_event = on_event
         self._scope = trio.CancelScope()  # around all reading; cancelled to end it
         self._pause: trio.CancelScope | None = None  # around reading on past a held request
-        self._timer = deadlines.timer(self._scope.cancel)
+        self._timer = deadlines.timer(self._timed)
         self._request: _ConnectionRequest | None = None
         self._outbox: Outbox
         self._nursery: trio.Nursery
-        self._reading_on = False  # whether the reading task waits past a request
+        self._handling = False  # whether this connection's task is in the service
+        self._reading_on = False  # whether a task waits for what follows the request
+        self._ahead: trio.Event | None = None  # set when the other task has read on
+        self._ahead_scope = trio.CancelScope()
         self._linger = False
         self._turned_away = turned_away
         self._draining = turned_away
@@ -131,7 +140,7 @@ class HttpConnection:
                 self._outbox = Outbox(
                     self._stream,
                     nursery=self._nursery,
-                    options=ChannelOptions(write_timeout=self._options.write_timeout),
+                    options=_outbox_options(self._options.write_timeout),
                     on_failure=self._fail,
                 )
                 try:
@@ -153,17 +162,31 @@ class HttpConnection:
     def drain(self) -> None:
         """End after the request that is being answered; at once if there is none."""
         self._draining = True
-        if self._request is None:
+        if self._request is None and not self._handling:
             self._scope.cancel()
 
     @property
     def is_idle(self) -> bool:
         """Whether it waits for the first byte of a request."""
-        return self._request is None and not self._closed
+        return self._request is None and not self._handling and not self._closed
 
     def close(self) -> None:
-        """End now."""
-        self._scope.cancel()
+        """End now; a handler that runs in this connection's task may finish what it does."""
+        if not self._handling:
+            self._scope.cancel()
+            return
+        self._end()
+        if isinstance(self._stream, SupportsClose):
+            self._stream.close()
+
+    def _timed(self) -> None:
+        """What takes long: the next request to come, or the answer to the present one."""
+        if self._request is None:
+            if not self._handling:
+                self._scope.cancel()
+        elif self._handling:
+            self._ahead = trio.Event()
+            self._nursery.start_soon(self._read_ahead, self._request, self._ahead)
 
     def _fail(self, _: ChannelBroken) -> None:
         """The stream broke, or took nothing for too long."""
@@ -183,6 +206,9 @@ class HttpConnection:
 
     async def _finish(self) -> None:
         """Let the client take what there is for it, then the end."""
+        if self._ahead is not None:
+            self._ahead_scope.cancel()
+            await self._ahead.wait()
         if self._closed or self._request is not None:
             return
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
@@ -208,10 +234,21 @@ class HttpConnection:
             if self._turned_away:
                 self._service.turn_away(request)
                 return
-            await self._service.handle(request)
-            if not request.complete and not await self._read_on(request):
+            self._handling = True
+            try:
+                await self._service.handle(request)
+            finally:
+                self._handling = False
+            if self._closed or (request.complete and self.machine.must_close):
                 return
-            if self.machine.must_close:
+            if self._ahead is not None:
+                if request.complete:
+                    self._timer.set(trio.current_time() + self._options.keep_alive_timeout)
+                await self._ahead.wait()
+                self._ahead = None
+            elif not request.complete and not await self._read_on(request):
+                return
+            if self._closed or self.machine.must_close:
                 return
             due = trio.current_time() + self._options.keep_alive_timeout
 
@@ -256,6 +293,7 @@ class HttpConnection:
             first = event.data
             event = machine.next_event()
             if type(event) is EndOfBody:
+                self._timer.set(trio.current_time() + _INSTANT_SECONDS)
                 return first
             parts = [first]
         else:
@@ -268,6 +306,7 @@ class HttpConnection:
                     machine.next_event()  # raises: the body was cut off
                     raise trio.BrokenResourceError("the client went away")
                 event = machine.next_event()
+            self._timer.set(trio.current_time() + _INSTANT_SECONDS)
             return b"".join(parts)
         raise _timed_out("the body of the request did not come in time")
 
@@ -283,6 +322,16 @@ class HttpConnection:
             return True
         self.machine.receive_eof()
         return False
+
+    async def _read_ahead(self, request: _ConnectionRequest, done: trio.Event) -> None:
+        """Read on, while the connection's own task is in the service."""
+        try:
+            with self._ahead_scope:
+                if not await self._read_on(request):
+                    self._end()
+                    self._scope.cancel()
+        finally:
+            done.set()
 
     async def _read_on(self, request: _ConnectionRequest) -> bool:
         """Read until the response is complete; False if the client goes away before."""
@@ -363,7 +412,7 @@ class HttpConnection:
         machine = self.machine
         if machine.must_close or self._draining:
             self._linger = not request.body_complete
-            if self._reading_on or self._pause is not None:
+            if not self._handling:
                 if self._outbox.is_idle:
                     self._scope.cancel()
                 else:
@@ -372,7 +421,7 @@ class HttpConnection:
         machine.start_next_cycle()
         if self._pause is not None:
             self._pause.cancel()
-        elif self._reading_on:
+        elif self._reading_on and not self._handling:
             self._timer.set(trio.current_time() + self._options.keep_alive_timeout)
 
     async def _cancel_when_flushed(self) -> None:
@@ -395,6 +444,7 @@ class _ConnectionRequest(HttpRequestStream):
         self.head = head
         self.facts = connection.facts
         self.on_gone = None
+        self.may_wait = True
         self.complete = False
         self.body_complete = False
         self._gone = False
@@ -445,6 +495,11 @@ def _timed_out(text: str) -> RemoteProtocolError:
     # RFC 9110, section 15.5.9: the server "did not receive a complete request message
     # within the time that it was prepared to wait".
     return RemoteProtocolError(text, status=408)
+
+
+@functools.lru_cache(maxsize=16)
+def _outbox_options(write_timeout: float) -> ChannelOptions:
+    return ChannelOptions(write_timeout=write_timeout)
 
 
 def _ended() -> BaseException:

@@ -54,7 +54,7 @@ class ExchangeChannel(HttpServerChannel):
         on_event: Told of faults that no caller sees.
 
     Attributes:
-        scope: What the handler runs in.
+        scope: What the handler runs in, unless the scope of its connection will do.
         writer: The exchange's writer.
     """
 
@@ -71,7 +71,7 @@ class ExchangeChannel(HttpServerChannel):
         on_event: EventHandler | None,
     ) -> None:
         super().__init__(context, options, outflow, on_event)
-        self.scope = trio.CancelScope()
+        self.scope: trio.CancelScope | None = None
         self.writer = start.writer
         self.writer.owner = self
         self._is_modern = start.era == "modern"
@@ -102,7 +102,7 @@ class ExchangeChannel(HttpServerChannel):
             # 2026-07-28, Cancellation: "Closing the SSE response stream [...] the server
             # MUST treat this as cancellation".
             self.abort(ConnectionLost("the client closed the connection of its request"))
-            self.scope.cancel()
+            self._cancel()
         elif self.writer.lost:
             self._lost = True
             self._timer.set(trio.current_time() + self._server.grace_timeout)
@@ -118,12 +118,25 @@ class ExchangeChannel(HttpServerChannel):
                 carrier.write(*events)
                 self.outflow.carrier = None
         self.abort(cause)
-        self.scope.cancel()
+        self._cancel()
 
-    def retire(self) -> None:
-        """Close, as nobody has more to say here; what was said still goes out."""
-        self._timer.close()
-        self._state.move(ChannelState.CLOSED)
+    def retire(self) -> bool:
+        """Close if all is said: what is queued still goes out. Whether it is closed now."""
+        if self._is_over():
+            self._timer.close()
+            self._state.move(ChannelState.CLOSED)
+            self._wake_receiver()
+        return self._state.is_final
+
+    async def aclose(self) -> None:
+        """Close; what has no answer gets -32603. See `MessageChannel.aclose`.
+
+        A checkpoint only where there is something to wait for: of these channels there is
+        one for each request, and its end is the end of a task.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if not self.retire():
+            await super().aclose()
 
     # -- optional capabilities ----------------------------------------------------------
 
@@ -181,6 +194,10 @@ class ExchangeChannel(HttpServerChannel):
         else:
             self._arm()
         return step
+
+    def _cancel(self) -> None:
+        if self.scope is not None:
+            self.scope.cancel()
 
     def _is_over(self) -> bool:
         return self.writer.ended

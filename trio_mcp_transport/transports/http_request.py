@@ -28,6 +28,8 @@ class HttpRequestStream(ABC):
         facts: About the connection.
         mount: What the server's paths are mounted under, as the client sees them; ASGI's
             ``root_path``.
+        may_wait: Whether `RequestTaker.handle` may take as long as the answer does. Whoever
+            calls it then notices by itself that the client went away, and cancels it.
         on_gone: Called once, synchronously, when the client went away before the response
             was complete (its connection ended or failed, or took nothing for too long).
             Nothing that is written from then on goes anywhere.
@@ -36,6 +38,7 @@ class HttpRequestStream(ABC):
     head: RequestHead
     facts: ConnectionFacts
     mount: str = ""
+    may_wait: bool = False
     on_gone: Callable[[], object] | None = None
 
     @abstractmethod
@@ -81,7 +84,10 @@ class RequestTaker(Protocol):
     """What a connection gives its requests to: an `HttpService`."""
 
     async def handle(self, request: HttpRequestStream) -> None:
-        """See to a request; returns when that is begun. Raises nothing but `Cancelled`."""
+        """See to a request; returns when that is begun, or done if it `may_wait`.
+
+        Raises nothing but `Cancelled`.
+        """
 
     def turn_away(self, request: HttpRequestStream) -> None:
         """Answer a request for which there is no room."""
@@ -99,6 +105,7 @@ class DecoratedStream(HttpRequestStream):
         self.head = request.head
         self.facts = request.facts
         self.mount = request.mount
+        self.may_wait = request.may_wait
         self._request = request
         self._extra = extra
 

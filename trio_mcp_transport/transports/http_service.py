@@ -19,7 +19,7 @@ from __future__ import annotations
 import functools
 import secrets
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
@@ -29,6 +29,7 @@ import trio
 from ..abc import (
     ChannelContext,
     ChannelEvent,
+    ChannelSession,
     ConnectionLost,
     EventHandler,
     MessageChannel,
@@ -225,10 +226,19 @@ class HttpService:
             now = trio.current_time()
             verdict = endpoint.judge_body(head, body, principal=principal, now=now)
             if type(verdict) is StartExchange:
-                context = self._context(request, facts, principal)
-                self._start_exchange(carrier, verdict, len(body), context)
+                channel = self._begin_exchange(carrier, verdict, len(body), facts, principal)
+                if channel is None:
+                    pass
+                elif request.may_wait and verdict.era == "modern":
+                    # Its life is that of the connection, so it needs no task of its own.
+                    await self._run_exchange(channel, verdict)
+                else:
+                    self.nursery.start_soon(
+                        self._run_exchange, channel, verdict, name="trio_mcp_transport exchange"
+                    )
             elif type(verdict) is Deliver:
-                self._deliver(carrier, verdict, len(body), self._context(request, facts, principal))
+                context = self._context(request, facts, principal, None, verdict.revision)
+                self._deliver(carrier, verdict, len(body), context)
             else:
                 assert isinstance(verdict, Reply)
                 write_reply(carrier, verdict)
@@ -237,9 +247,9 @@ class HttpService:
         elif self._stop.is_set():
             write_reply(carrier, self._stopping())
         elif isinstance(judged, OpenStream):
-            channel = _session_of(judged.session).channel
-            assert channel is not None  # the session is open
-            channel.carry(carrier, judged.writer.open)
+            own = _session_of(judged.session).channel
+            assert own is not None  # the session is open
+            own.carry(carrier, judged.writer.open)
         elif isinstance(judged, ResumeStream):
             await self._resume(carrier, judged)
         elif isinstance(judged, EndSession):
@@ -247,7 +257,8 @@ class HttpService:
             write_reply(carrier, judged.reply)
         else:
             assert isinstance(judged, OpenSse)
-            self._open_sse(carrier, judged, self._context(request, facts, principal))
+            context = self._context(request, facts, principal, None, None, exchange=False)
+            self._open_sse(carrier, judged, context)
 
     def _decorated(self, request: HttpRequestStream) -> HttpRequestStream:
         extra = self._doorkeeper.response_headers(request.head, request.facts)
@@ -257,7 +268,14 @@ class HttpService:
         return unavailable("the server is shutting down", self.options.retry_after)
 
     def _context(
-        self, request: HttpRequestStream, facts: ConnectionFacts, principal: str | None
+        self,
+        request: HttpRequestStream,
+        facts: ConnectionFacts,
+        principal: str | None,
+        session: ChannelSession | None,
+        revision: str | None,
+        *,
+        exchange: bool = True,
     ) -> ChannelContext:
         return ChannelContext(
             transport=self._transport,
@@ -266,34 +284,42 @@ class HttpService:
             client_address=facts.client_address,
             principal=principal,
             headers=request.head.headers,
-            exchange=True,
+            session=session,
+            protocol_version=revision,
+            exchange=exchange,
             revisions=self._revisions,
         )
 
     # -- exchanges ----------------------------------------------------------------------
 
-    def _start_exchange(
-        self, carrier: HttpRequestStream, start: StartExchange, size: int, context: ChannelContext
-    ) -> None:
+    def _begin_exchange(
+        self,
+        carrier: HttpRequestStream,
+        start: StartExchange,
+        size: int,
+        facts: ConnectionFacts,
+        principal: str | None,
+    ) -> ExchangeChannel | None:
+        """Make the channel of an exchange; None if nobody has to run its handler."""
         record, shared = start.session, None
         if self._stop.is_set():
             self._end_exchange(start)
             write_reply(carrier, self._stopping())
-            return
+            return None
         if record is not None:
             session = record.owner
             if session is None:
                 session = record.owner = HttpSession(record)
             assert isinstance(session, HttpSession)
             shared = session.shared
-        context = msgspec.structs.replace(context, session=shared, protocol_version=start.revision)
+        context = self._context(carrier, facts, principal, shared, start.revision)
         merged: MergedChannel | None = None
         if record is not None and self._merge:
             merged = self._merged_channel(record, context)
             if not merged.has_inbox_room(size):
                 self._end_exchange(start)
                 write_reply(carrier, self._not_taken())
-                return
+                return None
         opens = record if record is not None and record.state == "pending" else None
         channel = ExchangeChannel(
             start,
@@ -305,6 +331,8 @@ class HttpService:
             on_opened=None if opens is None else partial(self._open_session, opens, context),
             on_event=self._on_event,
         )
+        if not carrier.may_wait or start.era != "modern":
+            channel.scope = trio.CancelScope()
         carrier.on_gone = channel.connection_lost
         if carrier.gone:
             channel.connection_lost()
@@ -312,16 +340,15 @@ class HttpService:
             self._hand_over(delivery, 0, record, context)
         if merged is not None:
             merged.begin(channel, partial(self._end_exchange, start))
-            return
-        self.nursery.start_soon(
-            self._run_exchange, channel, start, name="trio_mcp_transport exchange"
-        )
+            return None
+        return channel
 
     async def _run_exchange(self, channel: ExchangeChannel, start: StartExchange) -> None:
         try:
-            with channel.scope:
+            with channel.scope or nullcontext():
                 await self._run_handler(channel)
-                await channel.aclose()
+                if not channel.retire():
+                    await channel.aclose()
         finally:
             channel.abort()
             self._end_exchange(start)
@@ -377,7 +404,6 @@ class HttpService:
     def _deliver(
         self, carrier: HttpRequestStream, verdict: Deliver, size: int, context: ChannelContext
     ) -> None:
-        context = msgspec.structs.replace(context, protocol_version=verdict.revision)
         taken = [
             self._hand_over(delivery, size, verdict.session, context)
             for delivery in verdict.deliveries
@@ -467,7 +493,7 @@ class HttpService:
         channel = session.channel = SessionChannel(
             verdict.writer,
             self._outflow(verdict.writer, record, None),
-            msgspec.structs.replace(context, exchange=False),
+            context,
             self._channel_options,
             keep_alive_interval=self.options.keep_alive_interval,
             deadlines=self.deadlines,
