@@ -289,10 +289,10 @@ class HttpPool(HttpSender):
         if self._is_closed:
             raise trio.ClosedResourceError("this pool was closed")
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
         """Close all connections. Requests that run get `trio.ClosedResourceError`.
 
-        Idempotent; closes in a cancelled scope as well.
+        Idempotent.
         """
         self._is_closed = True
         for scope in self._opening:
@@ -304,7 +304,6 @@ class HttpPool(HttpSender):
         self._idle.clear()
         for connection in list(self._connections):
             self._close(connection)
-        await trio.lowlevel.checkpoint()
 
 
 def _parse_url(url: str) -> tuple[Route, str, str]:

@@ -118,8 +118,13 @@ class HttpSender(trio.abc.AsyncResource):
         """
 
     @abstractmethod
-    async def aclose(self) -> None:
-        """Close all connections. Requests that run get `trio.ClosedResourceError`.
+    def close(self) -> None:
+        """Close all connections at once, as far as that needs no waiting. Idempotent.
 
-        Idempotent; closes in a cancelled scope as well.
+        Requests that run get `trio.ClosedResourceError`.
         """
+
+    async def aclose(self) -> None:
+        """Close all connections, in a cancelled scope as well. Idempotent."""
+        self.close()
+        await trio.lowlevel.checkpoint()

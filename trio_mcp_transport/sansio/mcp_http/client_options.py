@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Mapping
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -64,6 +65,11 @@ class HttpClientOptions(msgspec.Struct, frozen=True, kw_only=True):
         for name in ("read_timeout", "delivery_timeout"):
             if not getattr(self, name) > 0:
                 raise ConfigurationError(f"{name} must be positive seconds")
+
+    @property
+    def authority(self) -> str:
+        """The value of Host."""
+        return urlsplit(self.url).netloc
 
     def __repr__(self) -> str:
         return f"HttpClientOptions(max_exchanges={self.max_exchanges})"

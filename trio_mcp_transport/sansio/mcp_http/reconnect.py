@@ -60,18 +60,19 @@ class Reconnect:
         """An event came, with data or without.
 
         Args:
-            event_id: The last event id of the stream, as of this event.
+            event_id: The last event id of its connection, as of this event; None where
+                that connection has said none yet.
             retry: Its `retry`, in milliseconds.
-            is_new: Whether it brought data or an id of its own.
+            is_new: Whether it brought data.
         """
         # 2025-11-25: "The client MUST respect the retry field, waiting the given number of
         # milliseconds before attempting to reconnect."
         if retry is not None:
             self._retry = retry / 1000
-        if event_id != self.last_event_id:
+        if event_id is not None and event_id != self.last_event_id:
             self.last_event_id = event_id or None  # WHATWG: an empty id takes it back
             self.attempts = 0
-        elif is_new and event_id is None:
+        elif is_new and self.last_event_id is None:
             self.attempts = 0
 
     def lost(self) -> float | None:
