@@ -190,6 +190,55 @@ class _Service:
         handlers.cancel_scope.deadline = trio.current_time() + self._drain
 
 
+class PeerHandler:
+    """What `serve_peers` does with each channel: a `Peer`, until the channel's end.
+
+    Its arguments are those of `serve_peers`.
+    """
+
+    def __init__(
+        self,
+        router: Dispatcher,
+        *,
+        max_handlers: int = DEFAULT_MAX_HANDLERS,
+        max_queued: int = DEFAULT_MAX_QUEUED_REQUESTS,
+        max_held_bytes: int = DEFAULT_MAX_HELD_BYTES,
+        expose_errors: bool = False,
+        on_event: EventHandler | None = None,
+        drain: float = DEFAULT_DRAIN_SECONDS,
+    ) -> None:
+        self._make = partial(
+            Peer,
+            router=router,
+            max_handlers=max_handlers,
+            max_queued=max_queued,
+            max_held_bytes=max_held_bytes,
+            drain=drain,
+            expose_errors=expose_errors,
+            on_event=on_event,
+        )
+        self._peers: set[Peer] = set()
+        self._ending = False
+
+    async def serve(self, channel: MessageChannel) -> None:
+        """Run a peer on a channel."""
+        peer = self._make(channel)
+        if self._ending:
+            peer.end_soon()
+        self._peers.add(peer)
+        try:
+            await peer.run()
+        finally:
+            self._peers.discard(peer)
+
+    def end_soon(self) -> None:
+        """Tell all peers, those to come as well, to end as soon as they are done."""
+        self._ending = True
+        # One task waits for the stop on behalf of all, as there may be a peer per request.
+        for peer in list(self._peers):
+            peer.end_soon()
+
+
 async def serve_peers(
     router: Dispatcher,
     *endpoints: EndpointSpec,
@@ -231,32 +280,15 @@ async def serve_peers(
         ConnectFailed: As for `serve_channels`.
         OSError: As for `serve_channels`.
     """
-    peers: set[Peer] = set()
-
-    async def serve_peer(channel: MessageChannel) -> None:
-        peer = Peer(
-            channel,
-            router,
-            max_handlers=max_handlers,
-            max_queued=max_queued,
-            max_held_bytes=max_held_bytes,
-            drain=drain,
-            expose_errors=expose_errors,
-            on_event=on_event,
-        )
-        if stop is not None and stop.is_set():
-            peer.end_soon()
-        peers.add(peer)
-        try:
-            await peer.run()
-        finally:
-            peers.discard(peer)
-
-    def end_peers() -> None:
-        # One task waits for `stop` on behalf of all, as there may be a peer per request.
-        for peer in list(peers):
-            peer.end_soon()
-
+    peers = PeerHandler(
+        router,
+        max_handlers=max_handlers,
+        max_queued=max_queued,
+        max_held_bytes=max_held_bytes,
+        expose_errors=expose_errors,
+        on_event=on_event,
+        drain=drain,
+    )
     hooks = _HttpHooks(
         "exchange",
         authenticate,
@@ -265,5 +297,5 @@ async def serve_peers(
         getattr(router, "revisions", None),
     )
     await _serve(
-        serve_peer, endpoints, options, on_event, stop, drain, hooks, task_status, end_peers
+        peers.serve, endpoints, options, on_event, stop, drain, hooks, task_status, peers.end_soon
     )
