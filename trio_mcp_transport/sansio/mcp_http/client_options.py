@@ -51,7 +51,7 @@ class HttpClientOptions(msgspec.Struct, frozen=True, kw_only=True):
     delivery_timeout: float = 30.0
     listen: bool = True
     max_reconnects: int = MAX_RECONNECTS
-    name_sources: Mapping[str, str] = NAME_SOURCES
+    name_sources: Mapping[str, str] = msgspec.field(default_factory=lambda: NAME_SOURCES)
 
     def __post_init__(self) -> None:
         for name, url in (("url", self.url), *(("two_paths", url) for url in self.two_paths or ())):
