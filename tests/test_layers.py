@@ -40,6 +40,7 @@ HOUSE: list[tuple[tuple[str, ...], bool]] = [
             "router",
             "server_conversation",
             "subscription",
+            "task_requests",
         ),
         True,
     ),

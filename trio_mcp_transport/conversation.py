@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from msgspec import Raw
 
+from .errors import RpcError
 from .jsonrpc import InvalidMessage, Notification, Request, RequestId
 
 if TYPE_CHECKING:
@@ -102,6 +103,9 @@ class RequestPolicy(Protocol):
 
     def prepare(self, params: object) -> object:
         """The params as they are to be sent."""
+
+    def may_retry(self, error: RpcError) -> bool:
+        """Whether a refused request is to be sent once more, prepared anew."""
 
     async def follow_up(self, method: str, params: object, result: Raw, round: int) -> object:  # ruff: ignore[builtin-argument-shadowing]
         """The params of the request that is to be sent next, or None when this is the end."""

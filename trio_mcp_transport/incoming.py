@@ -182,6 +182,8 @@ class Incoming:
         if method == "notifications/progress":
             self._outgoing.deliver_progress(notification)
             return
+        if method == "notifications/tasks/status":
+            self._outgoing.deliver_task_status(notification)
         # JSON-RPC 2.0, section 4.1: nobody is told about a notification's fate.
         if self._outgoing.deliver_related(notification) or peer.conversation is None:
             return

@@ -32,6 +32,7 @@ from .sansio.eras import (
     check_revisions,
     era_of,
     first_step,
+    mutual_revision,
     next_step,
     read_discovery,
 )
@@ -117,7 +118,8 @@ async def negotiate(
     if log_level is not None and log_level not in LOG_LEVELS:
         raise ConfigurationError(f"log_level must be one of {', '.join(LOG_LEVELS)}")
     probe_timeout = min(probe_timeout, peer.request_timeout)
-    client = _Client(peer, dict(client_info), dict(client_capabilities or {}), log_level)
+    capabilities = dict(client_capabilities or {})
+    client = _Client(peer, accepted, dict(client_info), capabilities, log_level)
     step = first_step(accepted)
     tried: list[Probe | Initialize] = []
     unheard: Probe | None = None
@@ -138,8 +140,10 @@ async def negotiate(
                 return await client.initialize(step.revision, accepted)
             except RpcError as error:
                 answer = error
-        tried.append(step)
         following = next_step(step, answer, accepted)
+        if following == step and isinstance(step, Probe) and step not in tried:
+            unheard = step
+        tried.append(step)
         if isinstance(following, UseModern):
             return client.use_modern(following.revision, answer)
         if isinstance(following, GiveUp):
@@ -173,17 +177,26 @@ class _Client:
     def __init__(
         self,
         peer: Peer,
+        accepted: Sequence[str],
         info: dict[str, object],
         capabilities: dict[str, object],
         log_level: LogLevel | None,
     ) -> None:
         self._peer = peer
+        self._accepted = accepted
         self._info = info
         self._capabilities = capabilities
         self._log_level = log_level
 
     def _policy(self, revision: str) -> _ModernPolicy:
-        return _ModernPolicy(self._peer, revision, self._info, self._capabilities, self._log_level)
+        return _ModernPolicy(
+            self._peer,
+            revision,
+            self._accepted,
+            self._info,
+            self._capabilities,
+            self._log_level,
+        )
 
     async def probe(self, revision: str, timeout: float) -> Discovery | RpcError | None:  # ruff: ignore[async-function-with-timeout]
         """Ask the server what it is."""
@@ -269,11 +282,13 @@ class _ModernPolicy:
         self,
         peer: Peer,
         revision: str,
+        accepted: Sequence[str],
         info: dict[str, object],
         capabilities: dict[str, object],
         log_level: LogLevel | None,
     ) -> None:
         self._peer = peer
+        self._accepted = accepted
         self._capabilities = capabilities
         # Basic, Per-request protocol fields: "fields marked as required MUST be included on
         # every request"; "Clients SHOULD include io.modelcontextprotocol/clientInfo".
@@ -288,6 +303,19 @@ class _ModernPolicy:
     def prepare(self, params: object) -> object:
         """Add the protocol's `_meta`."""
         return with_meta(params, self._meta)
+
+    def may_retry(self, error: RpcError) -> bool:
+        """Whether the server refused the revision, and named one that both know."""
+        # Versioning: "The client SHOULD select a mutually supported version from the
+        # supported list and retry the request, or surface an error to the user".
+        revision = mutual_revision(error, self._accepted)
+        if revision is None:
+            return False
+        self._meta = {**self._meta, PROTOCOL_VERSION_KEY: revision}
+        negotiated = self._peer.negotiated
+        if negotiated is not None:
+            self._peer.negotiated = msgspec.structs.replace(negotiated, revision=revision)
+        return True
 
     async def follow_up(self, method: str, params: object, result: Raw, round_: int) -> object:
         """The params to send next when the server wants input, else None.

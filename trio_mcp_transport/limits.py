@@ -46,6 +46,7 @@ __all__ = [
     "MAX_REQUEST_STATE_BYTES",
     "MAX_SUBSCRIBED_URIS",
     "MAX_SUBSCRIPTIONS",
+    "MAX_TASKS",
     "PROGRESS_BURST",
     "PROGRESS_PER_SECOND",
     "READ_CHUNK_BYTES",
@@ -114,6 +115,8 @@ DEFAULT_MAX_REQUEST_TIMEOUT = 600.0
 #: Ids of requests that were given up and may still be answered, remembered so that a late
 #: answer is told from a stray one and is never taken for that of a new request.
 MAX_ABANDONED_IDS = 1000
+#: Tasks (2025-11-25) of one peer's requests whose progress is listened to at a time.
+MAX_TASKS = 1000
 #: Seconds without an answer to `server/discover` after which a server counts as legacy.
 #: A child process may still be loading its interpreter.
 DISCOVER_PROBE_TIMEOUT = 10.0

@@ -21,6 +21,7 @@ from .jsonrpc import ErrorResponse, InvalidMessage, Notification, Request, Reque
 from .lent_nursery import Tasks
 from .pending import Pending, PendingTable, Progress, ProgressParams
 from .sansio.metadata import as_raw, with_meta
+from .task_requests import TaskRequests, asks_for_task
 
 __all__ = ["Outgoing", "fresh"]
 
@@ -45,6 +46,8 @@ class Outgoing:
         self._channel = channel
         self._report = reporter
         self._table = PendingTable()
+        self._tasks = TaskRequests()
+        self._unwaited: set[RequestId] = set()
         self.sent = self.late = self.unknown = self.progress_dropped = 0
 
     def __len__(self) -> int:
@@ -72,6 +75,9 @@ class Outgoing:
                 self._table.watch(pending, on_progress, on_notification)
                 if pending.token is not UNSET:
                     params = with_meta(params, {"progressToken": pending.token})
+            pending.is_task = asks_for_task(params)
+            if method == "tasks/result":
+                self._tasks.wait_for(pending, params)
             message = Request(pending.id, method, UNSET if params is None else params)
             pending.set_timeout(timeout, max_timeout)
             await trio.lowlevel.checkpoint_if_cancelled()
@@ -87,6 +93,7 @@ class Outgoing:
         finally:
             if pending.outcome is None:
                 self._table.give_up(pending, was_sent=sent)
+                self._tasks.forget(pending.id)
                 if sent:
                     self._tell_cancelled(pending)
         outcome = pending.outcome
@@ -109,12 +116,27 @@ class Outgoing:
         # 2025-11-25, cancellation: "The initialize request MUST NOT be cancelled by clients".
         if pending.method == "initialize":
             return
+        if pending.is_task:
+            # "For task-augmented requests, the tasks/cancel request MUST be used instead of
+            # the notifications/cancelled notification." It needs the task's id, which the
+            # answer brings.
+            self._tasks.give_up(pending.id)
+            return
+        self._send_control(Notification("notifications/cancelled", {"requestId": pending.id}))
+
+    def _send_control(self, message: Request | Notification) -> bool:
         try:
-            self._channel.send_control(
-                Notification("notifications/cancelled", {"requestId": pending.id})
-            )
+            self._channel.send_control(message)
         except (*GONE, MessageTooLarge):
-            pass  # nobody is there to be told
+            return False  # nobody is there to be told
+        return True
+
+    def _cancel_task(self, task_id: str) -> None:
+        """Have a task stopped that nobody waits for."""
+        cancel = self._table.enter(None, "tasks/cancel")
+        self._table.give_up(cancel, was_sent=True)
+        if self._send_control(Request(cancel.id, "tasks/cancel", {"taskId": task_id})):
+            self._unwaited.add(cancel.id)
 
     def fail_all(self, cause: Exception) -> None:
         """End every open request with the same cause."""
@@ -127,8 +149,16 @@ class Outgoing:
         request_id = answer.id
         pending = None if request_id is None else self._table.take(request_id)
         if pending is not None:
+            self._note_task(pending, answer)
             pending.finish(answer)
         elif self._table.is_late(request_id):
+            task_id = self._tasks.to_cancel(answer)
+            if task_id is not None:
+                self._cancel_task(task_id)
+                return
+            if request_id in self._unwaited:
+                self._unwaited.discard(request_id)
+                return
             self.late += 1
             self._report("answer.late", f"the answer to request {request_id!r} came too late", None)
         else:
@@ -136,6 +166,22 @@ class Outgoing:
             self._report(
                 "answer.unknown", f"an answer to {request_id!r:.100}, which was not asked", None
             )
+
+    def _note_task(self, pending: Pending, answer: Response | ErrorResponse) -> None:
+        if pending.is_task:
+            ended = self._tasks.began(pending, answer)
+        elif pending.method.startswith("tasks/"):
+            ended = self._tasks.answered(pending, answer)
+        else:
+            return
+        if ended is not None:
+            self._table.drop_token(ended)
+
+    def deliver_task_status(self, notification: Notification) -> None:
+        """A task goes on, or has ended."""
+        ended = self._tasks.notified(notification)
+        if ended is not None:
+            self._table.drop_token(ended)
 
     def deliver_broken(self, request_id: RequestId, error: InvalidMessage) -> None:
         """Fail whoever waits for an answer that came malformed."""

@@ -36,7 +36,7 @@ from .conversation import (
     RequestPolicy,
     TellsBrokenAnswers,
 )
-from .errors import LocalProtocolError
+from .errors import LocalProtocolError, RpcError
 from .handlers import Handlers, PeerErrorCode
 from .incoming import Incoming
 from .jsonrpc import Notification, RequestId
@@ -446,15 +446,21 @@ class Peer:
         if max_timeout is None:
             max_timeout = max(timeout, DEFAULT_MAX_REQUEST_TIMEOUT)
         policy = self._policy
-        round_ = 0
+        round_, refused = 0, False
         while True:
             sending = params if policy is None else policy.prepare(params)
             if meta is not None:
                 sending = with_meta(sending, meta)
             tasks = self._check_open()
-            raw = await self._outgoing.exchange(
-                tasks, method, sending, timeout, max_timeout, on_progress, on_notification, id
-            )
+            try:
+                raw = await self._outgoing.exchange(
+                    tasks, method, sending, timeout, max_timeout, on_progress, on_notification, id
+                )
+            except RpcError as error:
+                if policy is None or refused or not policy.may_retry(error):
+                    raise
+                id, refused = None, True  # ruff: ignore[builtin-variable-shadowing]
+                continue
             if policy is None:
                 break
             retry = await policy.follow_up(method, params, raw, round_)

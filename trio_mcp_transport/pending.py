@@ -52,12 +52,14 @@ class Pending:
     Attributes:
         outcome: The answer, or the cause that the connection ended with; None while open.
         deadline: When its time is up; progress moves it, at most to `latest`.
+        is_task: Whether it is task-augmented: its token outlives its answer.
     """
 
     __slots__ = (
         "_task",
         "deadline",
         "id",
+        "is_task",
         "last_progress",
         "latest",
         "method",
@@ -71,6 +73,7 @@ class Pending:
     def __init__(self, request_id: RequestId, method: str) -> None:
         self.id = request_id
         self.method = method
+        self.is_task = False
         self.outcome: Response | ErrorResponse | Exception | None = None
         self.deadline = math.inf
         self.timeout = math.inf
@@ -188,15 +191,24 @@ class PendingTable:
         """Remove and return the open request with this id: its answer has come."""
         pending = self._by_id.pop(request_id, None)
         if pending is not None:
-            if pending.token is not UNSET:
-                del self._by_token[pending.token]
+            # 2025-11-25, Progress: of a task "the progressToken provided in the original
+            # request MUST continue to be used for progress notifications throughout the
+            # task's lifetime".
+            if not pending.is_task:
+                self.drop_token(pending)
             if pending.on_notification is not None:
                 self._listening -= 1
         return pending
 
+    def drop_token(self, pending: Pending) -> None:
+        """No progress is wanted any more."""
+        if pending.token is not UNSET:
+            self._by_token.pop(pending.token, None)
+
     def give_up(self, pending: Pending, *, was_sent: bool) -> None:
         """Forget a request whose waiter left; once sent, its answer may still come."""
         self.take(pending.id)
+        self.drop_token(pending)
         if was_sent:
             if len(self._abandoned) >= MAX_ABANDONED_IDS:
                 del self._abandoned[next(iter(self._abandoned))]

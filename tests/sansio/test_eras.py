@@ -22,6 +22,7 @@ from trio_mcp_transport.sansio.eras import (
     era_of,
     first_step,
     judge_request,
+    mutual_revision,
     next_step,
     read_discovery,
     refuse_initialize,
@@ -206,7 +207,6 @@ def test_what_follows_from_the_answer_to_a_probe(
         (Discovery([LATEST_LEGACY]), MODERN_REVISIONS),
         (Discovery([]), REVISIONS),
         (unsupported("2099-01-01"), REVISIONS),
-        (unsupported(MODERN), REVISIONS),  # the very one it has just refused
         (RpcError(-32022, "no list"), REVISIONS),
         (RpcError(-32022, "no list", {"supported": "x"}), REVISIONS),
         (RpcError(-32601, "no"), MODERN_REVISIONS),
@@ -217,6 +217,25 @@ def test_where_nothing_is_in_common_the_client_gives_up(
     answer: Discovery | RpcError | None, revisions: tuple[str, ...]
 ) -> None:
     assert isinstance(next_step(Probe(MODERN), answer, revisions), GiveUp)
+
+
+def test_a_server_that_refuses_what_it_names_is_asked_again() -> None:
+    assert next_step(Probe(MODERN), unsupported(MODERN), REVISIONS) == Probe(MODERN)
+
+
+@pytest.mark.parametrize(
+    ("error", "revision"),
+    [
+        (unsupported("2099-01-01", MODERN), MODERN),
+        (unsupported("2099-01-01"), None),
+        (unsupported(LATEST_LEGACY), None),  # there one begins with a handshake
+        (RpcError(-32602, "no", {"supported": [MODERN]}), None),
+        (RpcError(-32022, "no", "nothing"), None),
+    ],
+)
+def test_what_a_refused_request_is_sent_again_with(error: RpcError, revision: str | None) -> None:
+    assert mutual_revision(error, REVISIONS) == revision
+    assert mutual_revision(error, LEGACY_REVISIONS) is None
 
 
 def test_a_modern_server_s_refusal_of_initialize_leads_back_to_it() -> None:

@@ -34,6 +34,7 @@ __all__ = [
     "era_of",
     "first_step",
     "judge_request",
+    "mutual_revision",
     "next_step",
     "read_discovery",
     "refuse_initialize",
@@ -287,13 +288,12 @@ def next_step(
     code = answer.code if answer is not None else None
     if code == ErrorCode.UNSUPPORTED_PROTOCOL_VERSION:
         assert answer is not None
-        try:
-            offered = msgspec.convert(answer.data, _Supported).supported
-        except msgspec.ValidationError:
-            offered = []
+        offered = _offered(answer)
         # "The server is modern but does not support the requested version. Use one of the
         # versions in its advertised supported list. Do not fall back to initialize."
         step = _mutual([revision for revision in offered if revision != sent.revision], revisions)
+        if isinstance(step, GiveUp) and sent == Probe(sent.revision) and sent.revision in offered:
+            return sent  # it contradicts itself, such as while it is being replaced
         return Probe(step.revision) if isinstance(step, UseModern) else step
     if isinstance(sent, Initialize):
         return GiveUp(f"the server refused to initialize: {answer}")
@@ -309,6 +309,29 @@ def next_step(
         if answer is None
         else f"the server answered server/discover with an error: {answer}"
     )
+
+
+def mutual_revision(error: RpcError, revisions: Sequence[str]) -> str | None:
+    """The modern revision to ask for instead of one that a server refused, if any.
+
+    Args:
+        error: What it answered.
+        revisions: What this client accepts, newest first.
+    """
+    if error.code != ErrorCode.UNSUPPORTED_PROTOCOL_VERSION:
+        return None
+    offered = _offered(error)
+    for revision in revisions:
+        if revision in MODERN_REVISIONS and revision in offered:
+            return revision
+    return None
+
+
+def _offered(error: RpcError) -> list[str]:
+    try:
+        return msgspec.convert(error.data, _Supported).supported
+    except msgspec.ValidationError:
+        return []
 
 
 def _mutual(offered: Sequence[str], revisions: Sequence[str]) -> UseModern | Initialize | GiveUp:
