@@ -162,6 +162,7 @@ class Peer:
         self._closed = trio.Event()
         self._own_nursery: trio.Nursery | None = None
         self._tasks: Tasks | None = None
+        self._kept: tuple[tuple[Callable[[], Awaitable[object]], str], ...] = ()
         self.conversation: Conversation | None = None if router is None else router.join(self)
 
     # -- life -----------------------------------------------------------------------
@@ -173,6 +174,8 @@ class Peer:
         self._tasks = self._own_nursery = await self._manager.__aenter__()
         self._handlers.begin(self._tasks)
         self._tasks.start_soon(self._read)
+        if self._kept:
+            self._start_kept()
         if self._incoming.draining:
             self._end_when_drained()
         return self
@@ -236,6 +239,8 @@ class Peer:
         self._tasks = tasks
         try:
             first = self._handlers.begin(tasks, keep_first=self._is_exchange)
+            if self._kept:
+                self._start_kept()
             if stop is not None:
                 tasks.start_soon(self._stop_on, stop)
             if first is not None:
@@ -339,12 +344,22 @@ class Peer:
     def start_soon(self, work: Callable[[], Awaitable[object]], what: str) -> None:
         """Run something until the peer ends; an exception is reported, not raised.
 
+        Before the peer runs, it is kept until then.
+
         Raises:
-            trio.ClosedResourceError: The peer is not running.
+            trio.ClosedResourceError: The peer has ended.
         """
-        if self._tasks is None or self._closed.is_set():
-            raise trio.ClosedResourceError("the peer is not running")
-        self._tasks.start_soon(self._handlers.guard, work, what)
+        if self._closed.is_set():
+            raise trio.ClosedResourceError("the peer has ended")
+        if self._tasks is None:
+            self._kept = (*self._kept, (work, what))
+        else:
+            self._tasks.start_soon(self._handlers.guard, work, what)
+
+    def _start_kept(self) -> None:
+        kept, self._kept = self._kept, ()
+        for work, what in kept:
+            self.start_soon(work, what)
 
     # -- requests out ---------------------------------------------------------------
 
