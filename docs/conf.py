@@ -33,6 +33,9 @@ html_theme_options = {
 FACES = (
     "trio_mcp_transport",
     "trio_mcp_transport.sansio",
+    "trio_mcp_transport.sansio.http",
+    "trio_mcp_transport.security",
+    "trio_mcp_transport.stores",
     "trio_mcp_transport.testing",
     "trio_mcp_transport.interop.mcp_sdk",
 )

@@ -109,6 +109,23 @@ def wait_for_listener(path: Path) -> None:
     wait_until(somebody_listens)
 
 
+def free_address() -> str:
+    """HOST:PORT of this machine at which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+def wait_for_address(address: str) -> None:
+    """Return when somebody listens at HOST:PORT."""
+    host, _, port = address.partition(":")
+
+    def somebody_listens() -> bool:
+        with socket.socket() as client:
+            return client.connect_ex((host, int(port))) == 0
+
+    wait_until(somebody_listens)
+
+
 # -- Examples --------------------------------------------------------------------------
 
 
@@ -331,23 +348,26 @@ def test_the_first_commands_of_the_readme_are_each_one_line() -> None:
 
 def test_the_commands_of_the_readme_do_what_it_says(tmp_path: Path) -> None:
     commands = [command for command, _ in readme_consoles()[1]]
-    path = tmp_path / "s"
+    address = free_address()
     serve, connect, call, tap = (
-        command.replace("tcp://127.0.0.1:9000", f"unix:{path}").replace(
+        command.replace("127.0.0.1:9443", address).replace(
             "npx -y some-stdio-server", "python tool_server.py"
         )
         for command in commands
     )
     words = serve.split()
     assert words[0] == "trio-mcp"
-    discover = '{"jsonrpc":"2.0","id":1,"method":"ping"}\n'
+    key = "io.modelcontextprotocol/"
+    meta = {f"{key}protocolVersion": "2026-07-28", f"{key}clientCapabilities": {}}
+    discover = {"jsonrpc": "2.0", "id": 1, "method": "server/discover", "params": {"_meta": meta}}
+    line = f"{json.dumps(discover)}\n"
     with running("-m", "trio_mcp_transport", *words[1:], cwd=EXAMPLES):
-        wait_for_listener(path)
+        wait_for_address(address)
         assert json.loads(run(call, tmp_path))["tools"][0]["name"] == "add"
-        answer = json.loads(run(connect, tmp_path, stdin=discover))
+        answer = json.loads(run(connect, tmp_path, stdin=line))
         assert answer["id"] == 1
         assert "result" in answer
-        assert json.loads(run(tap, tmp_path, stdin=discover)) == answer
+        assert json.loads(run(tap, tmp_path, stdin=line)) == answer
 
 
 def readme_consoles() -> list[list[tuple[str, str]]]:

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import re
 import shutil
-import socket
 from collections.abc import Generator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from test_docs import DOCS, EXAMPLES, console_blocks, programs, run, running, wait_until
+from test_docs import (
+    DOCS,
+    EXAMPLES,
+    console_blocks,
+    free_address,
+    programs,
+    run,
+    running,
+    wait_for_address,
+)
 
 pytestmark = [
     pytest.mark.docs,
@@ -25,16 +33,9 @@ END = "end-of-block"
 @contextmanager
 def served(program: str, path: str = "/mcp") -> Generator[str, None, None]:
     """A program of the examples at a port of this machine's choosing: ``HOST:PORT``."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as probe:
-        port = probe.getsockname()[1]
-    address = f"127.0.0.1:{port}"
+    address = free_address()
     with running(program, f"http://{address}{path}", cwd=EXAMPLES):
-
-        def somebody_listens() -> bool:
-            with socket.socket() as client:
-                return client.connect_ex(("127.0.0.1", port)) == 0
-
-        wait_until(somebody_listens)
+        wait_for_address(address)
         yield address
 
 

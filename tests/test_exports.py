@@ -22,7 +22,14 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = "trio_mcp_transport"
 
 #: Where programs import from. Each public name is in exactly one of them.
-FACES = [PACKAGE, f"{PACKAGE}.sansio", f"{PACKAGE}.testing"]
+FACES = [
+    PACKAGE,
+    f"{PACKAGE}.sansio",
+    f"{PACKAGE}.sansio.http",
+    f"{PACKAGE}.security",
+    f"{PACKAGE}.stores",
+    f"{PACKAGE}.testing",
+]
 #: Modules whose every public name is in the top face.
 SHARED = ["abc", "connect", "errors", "installation", "jsonrpc"]
 #: What extras bring: modules that need them cannot be imported without.

@@ -6,8 +6,7 @@ import sys
 import trio
 
 from trio_mcp_transport import Context, Router, serve_peers
-from trio_mcp_transport.sansio import RequestHead
-from trio_mcp_transport.sansio.mcp_http import Reply
+from trio_mcp_transport.sansio.http import Reply, RequestHead
 from trio_mcp_transport.security import ConnectionFacts, unauthorized
 
 USERS = {"s3cr3t-of-ada": "ada", "s3cr3t-of-grace": "grace"}

@@ -1,1 +1,39 @@
 """Policies: who may talk to a server, and what browsers are told. Decisions are pure."""
+
+from __future__ import annotations
+
+from ..public_paths import show_public_paths as _show_public_paths
+from .admission import AdmissionPolicy, Admitted, Answered, Authenticator, Doorkeeper, Verdict
+from .authentication import BearerTokens, forbidden, unauthorized
+from .cors import CorsPolicy, CorsPreset
+from .facts import Address, ConnectionFacts
+from .proxies import ProxyHeader
+from .response_headers import (
+    ContentSecurityPolicy,
+    FrameOptions,
+    ResponseHeaderPolicy,
+    SecurityHeadersPreset,
+)
+
+__all__ = [
+    "Address",
+    "AdmissionPolicy",
+    "Admitted",
+    "Answered",
+    "Authenticator",
+    "BearerTokens",
+    "ConnectionFacts",
+    "ContentSecurityPolicy",
+    "CorsPolicy",
+    "CorsPreset",
+    "Doorkeeper",
+    "FrameOptions",
+    "ProxyHeader",
+    "ResponseHeaderPolicy",
+    "SecurityHeadersPreset",
+    "Verdict",
+    "forbidden",
+    "unauthorized",
+]
+
+_show_public_paths(__name__)  # ruff: ignore[non-empty-init-module]

@@ -25,10 +25,14 @@ from ... import (
 )
 from .http_floor import many
 from .payloads import FIRST_ID, METHOD, http_params_of_size, params_of_size
-from .plan import BATCH_MESSAGES, Task
+from .plan import BATCH_MESSAGES, IDLE_STREAMS, Task
 from .processes import started_server, until_stdin_ends
 
 __all__ = ["client", "serve"]
+
+
+#: For all streams that are opened, and for those that are only closing.
+_ROOM = 2 * IDLE_STREAMS
 
 
 class _Arguments(msgspec.Struct):
@@ -98,8 +102,10 @@ async def _stream(channel: MessageChannel, count: int) -> None:
 async def serve(task: Task) -> None:
     """Serve what the task needs until stdin ends."""
     async with trio.open_nursery() as nursery:
-        (address,) = await nursery.start(_serve_at, task, "http://127.0.0.1:0/mcp")
-        print(address, flush=True)  # ruff: ignore[print] (told to the measurer)
+        room = f"max_connections={_ROOM}&max_exchanges={_ROOM}"
+        endpoint = f"http://127.0.0.1:0/mcp?{room}"
+        (address,) = await nursery.start(_serve_at, task, endpoint)
+        print(address.partition("?")[0], flush=True)  # ruff: ignore[print] (told to the measurer)
         await until_stdin_ends()
         nursery.cancel_scope.cancel()
 
