@@ -83,6 +83,11 @@ class MergedChannel(SessionChannel):
         self._exchanges: dict[RequestId, tuple[ExchangeChannel, RequestId]] = {}
         self._new_ids = count(_FIRST_NEW_ID)
 
+    @property
+    def standalone_open(self) -> bool:
+        """Whether the client has a GET open, for what belongs to no request."""
+        return self.writer.attached
+
     def opened(self, revision: str | None) -> None:
         """The session is open now: it was begun with a request that had no revision yet."""
         self._context = msgspec.structs.replace(self._context, protocol_version=revision)

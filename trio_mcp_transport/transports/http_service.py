@@ -162,12 +162,15 @@ class HttpService:
 
         Cancelling it ends everything at once. However it ends, nothing is left behind.
         """
-        async with trio.open_nursery() as background:
-            background.start_soon(self.deadlines.run)
-            async with trio.open_nursery() as self.nursery:
-                self.nursery.start_soon(self._end_sessions)
-                task_status.started()
-            background.cancel_scope.cancel()
+        try:
+            async with trio.open_nursery() as background:
+                background.start_soon(self.deadlines.run)
+                async with trio.open_nursery() as self.nursery:
+                    self.nursery.start_soon(self._end_sessions)
+                    task_status.started()
+                background.cancel_scope.cancel()
+        finally:
+            self._expiry.close()
 
     def stop(self) -> None:
         """Begin nothing new; what is being answered is finished, and `run` ends after it.
