@@ -424,10 +424,10 @@ async def test_a_connection_made_after_closing_is_closed() -> None:
     async with pool_of() as (_, servers):
 
         async def open_stream(host: str, port: int) -> SocketStream:
+            stream = await servers.open(host, port)
             with trio.CancelScope(shield=True):
-                await trio.testing.wait_all_tasks_blocked()
                 await late.aclose()
-                return await servers.open(host, port)
+            return stream
 
         late = HttpPool(open_stream=open_stream)
         with pytest.raises(trio.ClosedResourceError):
