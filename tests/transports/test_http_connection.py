@@ -6,9 +6,9 @@ from contextlib import suppress
 
 import pytest
 import trio
+from http_wire import Responses, echo, open_wire, post
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.transports.http_wire import Responses, echo, open_wire, post
 from trio_mcp_transport.sansio.headers import Headers
 from trio_mcp_transport.sansio.http1 import BodyData, EndOfBody, Http1Limits, ResponseHead
 from trio_mcp_transport.sansio.mcp_http.replies import JSON_HEADERS, Reply

@@ -7,9 +7,9 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 
 import trio
+from http_wire import Responses
 from trio.testing import MemoryReceiveStream, MemorySendStream, memory_stream_pair
 
-from tests.transports.http_wire import Responses
 from trio_mcp_transport import ChannelOptions, MessageChannel
 from trio_mcp_transport.abc import ChannelEvent
 from trio_mcp_transport.sansio.mcp_http.options import HttpServerOptions
@@ -228,9 +228,8 @@ async def serving(
         for client in served.clients:
             await client.aclose()
         service.stop()
-        with trio.fail_after(1000):
-            while service.nursery.child_tasks:
-                await trio.sleep(0.01)
+        nursery.cancel_scope.deadline = trio.current_time() + 1000
+    assert not nursery.cancel_scope.cancelled_caught
     assert served.connections == 0
     assert service.endpoint.exchanges == 0
     assert len(service.endpoint.sessions) == 0
