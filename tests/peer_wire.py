@@ -66,8 +66,9 @@ def progress_of(token: object, value: float) -> Notification:
 
 
 def token_of(request: Request) -> object:
-    params = request.params_as(dict[str, dict[str, object]])
-    return params["_meta"]["progressToken"]
+    meta = request.params_as(dict[str, object])["_meta"]
+    assert isinstance(meta, dict)
+    return meta["progressToken"]
 
 
 class Asked:
