@@ -542,3 +542,34 @@ async def test_a_capability_can_be_required(
                 error = await client.error("needs", params)
                 assert error.code == -32021
                 assert decoded(error.data) == {"requiredCapabilities": missing}
+
+
+def test_a_router_knows_which_arguments_are_repeated_in_headers() -> None:
+    def schema(annotation: object) -> dict[str, object]:
+        return {"properties": {"a": {"type": "string", "x-mcp-header": annotation}}}
+
+    schemas: dict[str, object] = {
+        "decoded": schema("A"),
+        "raw": Raw(msgspec.json.encode(schema("A"))),
+        "plain": {"type": "object"},
+        "invalid": schema("not a token"),
+    }
+    router = Router("test", "1", tool_schema=schemas.get)
+    for name in ("decoded", "raw"):
+        found = router.header_schema(name)
+        assert found is not None
+        assert [parameter.header for parameter in found.parameters] == ["Mcp-Param-A"]
+        assert router.header_schema(name) is found
+    plain = router.header_schema("plain")
+    assert plain is not None
+    assert not plain.parameters
+    assert router.header_schema("invalid") is None
+    assert router.header_schema("unknown") is None
+    assert Router("test", "1").header_schema("decoded") is None
+    # A tool may change, or go.
+    schemas["decoded"] = schema("B")
+    changed = router.header_schema("decoded")
+    assert changed is not None
+    assert [parameter.header for parameter in changed.parameters] == ["Mcp-Param-B"]
+    del schemas["decoded"]
+    assert router.header_schema("decoded") is None
