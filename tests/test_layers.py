@@ -27,6 +27,8 @@ HOUSE: list[tuple[tuple[str, ...], bool]] = [
             "bridge",
             "context",
             "conversation",
+            "gateway",
+            "gateway_shared",
             "handlers",
             "hub",
             "incoming",

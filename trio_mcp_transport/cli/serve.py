@@ -13,13 +13,18 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TypeAlias
 
+import msgspec
 import trio
 
+from .. import __version__
 from ..abc import ChannelBroken, ChannelEvent, MessageChannel
 from ..bridge import SupportsFrames, bridge_channels
 from ..connect import open_channel
 from ..endpoints import Endpoint, ProcessEndpoint, StdioEndpoint
 from ..errors import ConfigurationError, TransportError
+from ..gateway import Gateway
+from ..http_endpoints import HttpEndpoint
+from ..lifecycle import Negotiated
 from ..limits import DEFAULT_DRAIN_SECONDS
 from ..reporting import report
 from ..serve import serve_channels
@@ -118,6 +123,7 @@ def run(arguments: argparse.Namespace) -> int:
     command: tuple[str, ...] | None = arguments.child_command
     drain: float = arguments.drain
     handler: _Handler
+    gateway: Gateway | None = None
     if command is None:
         seconds = _keepalive_seconds(arguments.keepalive_ms, os.environ.get("MCP_KEEPALIVE_MS"))
         server = BuiltinServer(keepalive=seconds)
@@ -128,8 +134,24 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         if arguments.keepalive_ms is not None:
             raise ConfigurationError("--keepalive-ms is for the built-in server, not for COMMAND")
-        handler = _Children(command, arguments.max_children, drain).serve
-    return run_command(partial(_serve, endpoints, handler, drain))
+        children = _Children(command, arguments.max_children, drain)
+        handler = children.serve
+        if any(isinstance(endpoint, HttpEndpoint) for endpoint in endpoints):
+            gateway = Gateway(
+                children.open,
+                client_info={"name": "trio-mcp", "version": __version__},
+                max_children=arguments.max_children,
+            )
+            endpoints = [_at_most(endpoint, arguments.max_children) for endpoint in endpoints]
+    return run_command(partial(_serve, endpoints, handler, drain, gateway))
+
+
+def _at_most(endpoint: Endpoint, children: int) -> Endpoint:
+    """The endpoint with no more sessions than there are children to serve them."""
+    if not isinstance(endpoint, HttpEndpoint):
+        return endpoint
+    most = min(endpoint.max_sessions, children)
+    return msgspec.structs.replace(endpoint, max_sessions=most)
 
 
 def _keepalive_seconds(argument: str | None, variable: str | None) -> float | None:
@@ -142,7 +164,11 @@ def _keepalive_seconds(argument: str | None, variable: str | None) -> float | No
 
 
 async def _serve(
-    endpoints: Sequence[Endpoint], handler: _Handler, drain: float, shutdown: Shutdown
+    endpoints: Sequence[Endpoint],
+    handler: _Handler,
+    drain: float,
+    gateway: Gateway | None,
+    shutdown: Shutdown,
 ) -> int:
     if len(endpoints) == 1 and isinstance(endpoints[0], StdioEndpoint):
         # There is one client, so its failure is the command's.
@@ -150,8 +176,12 @@ async def _serve(
         return ExitStatus.OK
 
     async def serve_one(channel: MessageChannel) -> None:
+        context = channel.context
         try:
-            await handler(channel, shutdown.requested)
+            if gateway is not None and (context.exchange or context.session is not None):
+                await gateway.serve(channel)
+            else:
+                await handler(channel, shutdown.requested)
         except ChannelBroken:
             raise  # the client's, which the accept loop tells apart
         except TransportError as error:
@@ -160,19 +190,40 @@ async def _serve(
             )
             report(None, event)
 
-    async with trio.open_nursery() as nursery:
-        bound: list[str] = await nursery.start(
-            partial(
-                serve_channels,
-                serve_one,
-                *endpoints,
-                stop=shutdown.requested,
-                drain=drain + _CLOSING_SECONDS,
+    schema = None if gateway is None else gateway.header_schema
+    async with trio.open_nursery() as around:
+        if gateway is not None:
+            with shutdown.cancelling() as probing:
+                endpoints = _of_eras(endpoints, await gateway.probe())
+            if probing.cancelled_caught:
+                return ExitStatus.OK
+            await around.start(gateway.run)
+        async with trio.open_nursery() as nursery:
+            bound: list[str] = await nursery.start(
+                partial(
+                    serve_channels,
+                    serve_one,
+                    *endpoints,
+                    stop=shutdown.requested,
+                    drain=drain + _CLOSING_SECONDS,
+                    http="exchange" if gateway is None else "session",
+                    header_schema=schema,
+                )
             )
-        )
-        for endpoint in bound:
-            tell(f"listening on {endpoint}")
+            for endpoint in bound:
+                tell(f"listening on {endpoint}")
+        around.cancel_scope.cancel()
     return ExitStatus.OK
+
+
+def _of_eras(endpoints: Sequence[Endpoint], child: Negotiated) -> list[Endpoint]:
+    """The endpoints, those of HTTP without the modern era if the child does not speak it."""
+    return [
+        msgspec.structs.replace(endpoint, era="legacy")
+        if isinstance(endpoint, HttpEndpoint) and endpoint.era == "auto" and child.era == "legacy"
+        else endpoint
+        for endpoint in endpoints
+    ]
 
 
 async def _serve_stdio(endpoint: StdioEndpoint, handler: _Handler, shutdown: Shutdown) -> None:
@@ -198,6 +249,7 @@ class _Children:
         self._endpoint = supervised(ProcessEndpoint(command=command, environment="inherit"))
         self._places = trio.Semaphore(most)
         self._drain = drain
+        self.open = partial(open_channel, self._endpoint)
 
     async def serve(self, client: MessageChannel, stop: trio.Event) -> None:
         """Start a child, as soon as there is a place, and join it to the client.

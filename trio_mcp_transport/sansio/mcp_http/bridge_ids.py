@@ -219,6 +219,10 @@ class ChildTable(Generic[Origin]):
         """The child asks something of a client; None for nobody in particular."""
         self._asked[request.id] = origin
 
+    def in_flight(self) -> list[Passed[Origin]]:
+        """The requests that are not answered yet, the oldest first."""
+        return list(self._requests.values())
+
     def candidates(self) -> list[Passed[Origin]]:
         """The requests that something of the child's may travel with that says not where to.
 

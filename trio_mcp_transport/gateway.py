@@ -1,0 +1,282 @@
+"""Stdio MCP servers behind HTTP: which child gets what, and who gets what it says.
+
+Used by `trio-mcp serve -- COMMAND`, as the handler of ``serve_channels(..., http="session")``.
+It translates no eras: a child is asked once which it speaks, and gets what is of that.
+
+- A legacy session is one channel, and gets a child of its own, which ends with it.
+- Modern requests, and legacy ones without a session, are an exchange each, and share one
+  child: see `gateway_shared`.
+
+Of each message only ids and progress tokens are changed, see `sansio.mcp_http.bridge_ids`.
+What to start comes from whoever makes the gateway, never from a request.
+
+Theory of operation: the handler of a session runs the session's child. One task of it reads
+the client, one the child; each sends on what it has read before it reads on, so a slow
+reader slows the writer behind the gateway. Whichever side ends takes the other with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol, TypeAlias, runtime_checkable
+
+import trio
+
+from .abc import ChannelBroken, ChannelEvent, EventHandler, MessageChannel
+from .errors import ConfigurationError, ConnectFailed, LocalProtocolError, MessageTooLarge
+from .gateway_shared import SharedChild, error_answer
+from .jsonrpc import (
+    ErrorResponse,
+    Message,
+    Notification,
+    Request,
+    RequestId,
+    Response,
+    relate,
+)
+from .lifecycle import Negotiated, negotiate
+from .peer import Peer
+from .reporting import report
+from .restart import RestartPolicy
+from .sansio.mcp_http.bridge_ids import ChildTable
+from .sansio.mcp_http.mirrored import HeaderSchema
+
+__all__ = ["Gateway"]
+
+#: Children at a time. Each is a whole interpreter or Node, some 50 MB.
+DEFAULT_MAX_CHILDREN = 32
+#: Seconds that what a child asks of a client waits for a stream to travel on.
+_HOLD_SECONDS = 30.0
+#: The origin of all that a session's child works on: its one client.
+_CLIENT = "client"
+
+OpenChild: TypeAlias = Callable[[], AbstractAsyncContextManager[MessageChannel]]
+
+
+@runtime_checkable
+class _HasStandaloneStream(Protocol):
+    """A session's channel that can tell whether its client has a GET open."""
+
+    @property
+    def standalone_open(self) -> bool: ...
+
+
+class Gateway:
+    """Serves HTTP channels with children that speak stdio. Start `run` before `serve`.
+
+    Args:
+        open_child: Gives a new context manager for each child, such as ``open_channel``
+            with the endpoint of a command.
+        max_children: How many sessions may have one at a time; further ones wait.
+        restart: How long to wait until the shared child is started again; its number of
+            restarts counts for nothing, as there will always be another request.
+        client_info: What a child is told when it is asked for its era.
+        on_event: Told ``child.ended`` when one ended unasked for, ``child.failed`` when one
+            could not be started, and ``exchange.overflow``.
+
+    Raises:
+        ConfigurationError: `max_children` is less than 1.
+    """
+
+    def __init__(
+        self,
+        open_child: OpenChild,
+        *,
+        client_info: dict[str, object],
+        max_children: int = DEFAULT_MAX_CHILDREN,
+        restart: RestartPolicy | None = None,
+        on_event: EventHandler | None = None,
+    ) -> None:
+        if max_children < 1:
+            raise ConfigurationError(f"max_children must be at least 1, not {max_children}")
+        self._open_child = open_child
+        self._client_info = client_info
+        self._places = trio.Semaphore(max_children)
+        self._on_event = on_event
+        self._shared = SharedChild(open_child, restart or RestartPolicy(), on_event)
+
+    async def probe(self) -> Negotiated:
+        """Start a child, ask which era and revisions it speaks, and end it.
+
+        Raises:
+            ConnectFailed: It could not be started.
+            TransportError: It speaks no revision that is known here.
+            ChannelBroken: It ended.
+        """
+        async with self._open_child() as channel, Peer(channel) as peer:
+            return await negotiate(peer, client_info=self._client_info)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep the child that exchanges share. Runs until it is cancelled."""
+        await self._shared.run(task_status=task_status)
+
+    def header_schema(self, tool: str) -> HeaderSchema | None:
+        """What ``Mcp-Param-*`` headers a tool has, as the tools' lists that passed say.
+
+        None for a tool that was in no list: then there is nothing to check.
+        """
+        return self._shared.header_schema(tool)
+
+    async def serve(self, channel: MessageChannel) -> None:
+        """The handler: serve one channel of an HTTP server until it or its child ends.
+
+        Raises:
+            ChannelBroken: The client's channel failed.
+        """
+        if channel.context.exchange:
+            await self._shared.serve(channel)
+        else:
+            await self._serve_session(channel)
+
+    async def _serve_session(self, channel: MessageChannel) -> None:
+        async with self._places:
+            try:
+                async with self._open_child() as child:
+                    session = _Session(channel, child, self._on_event)
+                    await session.run()
+            except ConnectFailed as error:
+                message = f"a child could not be started: {error}"
+                report(
+                    self._on_event, ChannelEvent(name="child.failed", message=message, error=error)
+                )
+                await _refuse(channel, "the server could not be started")
+
+
+async def _refuse(channel: MessageChannel, text: str) -> None:
+    first = await channel.receive()
+    if isinstance(first, Request):
+        await channel.send(error_answer(first.id, text))
+
+
+class _Session:
+    """A legacy session and its child."""
+
+    def __init__(
+        self, client: MessageChannel, child: MessageChannel, on_event: EventHandler | None
+    ) -> None:
+        self._client = client
+        self._child = child
+        self._on_event = on_event
+        self._table: ChildTable[str] = ChildTable()
+        self._failure: ChannelBroken | None = None
+
+    async def run(self) -> None:
+        """Pass on what both say, until one of them has ended.
+
+        Raises:
+            ChannelBroken: The client's channel failed.
+        """
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(self._from_client)
+            nursery.start_soon(self._from_child)
+        if self._failure is not None:
+            raise self._failure.again()
+
+    # -- to the child -------------------------------------------------------------------
+
+    async def _from_client(self) -> None:
+        try:
+            async for message in self._client:
+                passed = self._to_child(message)
+                if passed is None:
+                    continue
+                try:
+                    await self._child.send(passed)
+                except MessageTooLarge as error:
+                    if isinstance(passed, Request):  # as if the child had answered
+                        await self._to_client(error_answer(passed.id, str(error)))
+        except ChannelBroken as error:
+            if not self._is_of_child(error):
+                self._failure = error
+            else:
+                return  # whoever reads it finds out as well
+        except trio.ClosedResourceError:
+            pass
+        self._nursery.cancel_scope.cancel()
+
+    def _is_of_child(self, error: ChannelBroken) -> bool:
+        return self._child.failure is not None and self._child.failure in {error, error.__cause__}
+
+    def _to_child(self, message: Message) -> Message | None:
+        if isinstance(message, Request):
+            return self._table.pass_request(_CLIENT, message)
+        if isinstance(message, Notification):
+            return self._table.pass_notification(_CLIENT, message)
+        return message if self._table.accept_answer(message) else None
+
+    # -- from the child -----------------------------------------------------------------
+
+    async def _from_child(self) -> None:
+        reason = "it closed its output"
+        try:
+            async for message in self._child:
+                await self._to_client(message)
+        except ChannelBroken as error:
+            if not self._is_of_child(error):
+                self._failure = error
+                self._nursery.cancel_scope.cancel()
+                return
+            reason = str(error)
+        except trio.ClosedResourceError:
+            return
+        message_ = f"the child of a session has ended: {reason}"
+        report(
+            self._on_event,
+            ChannelEvent(name="child.ended", message=message_, context=self._client.context),
+        )
+        # What is in flight will not be answered; the session ends with this.
+        for passed in self._table.in_flight():
+            await self._client.send(error_answer(passed.request_id, "the server has ended"))
+        self._nursery.cancel_scope.cancel()
+
+    async def _to_client(self, message: Message) -> None:
+        if isinstance(message, Response | ErrorResponse):
+            answer = self._table.route_answer(message)
+            if answer is None:
+                return
+            try:
+                await self._client.send(answer[1])
+            except MessageTooLarge as error:
+                await self._client.send(error_answer(answer[0].request_id, str(error)))
+        elif isinstance(message, Notification):
+            routed = self._table.route_notification(message)
+            if routed is not None:
+                related = self._unrelated() if routed.passed is None else routed.passed.request_id
+                await self._client.send(relate(routed.message, related))
+        else:
+            await self._ask_client(message)
+
+    async def _ask_client(self, request: Request) -> None:
+        self._table.ask(request, _CLIENT)
+        related = self._unrelated()
+        try:
+            await self._client.send(relate(request, related))
+        except LocalProtocolError:
+            # That exchange cannot carry a request; the session's own stream can.
+            related = None
+            await self._client.send(relate(request, None))
+        if related is None and not self._standalone_open():
+            self._nursery.start_soon(self._expect_stream, request.id)
+
+    async def _expect_stream(self, request_id: RequestId) -> None:
+        """Tell the child if its client has no stream for what it asked."""
+        await trio.sleep(_HOLD_SECONDS)
+        if not self._standalone_open() and self._table.give_up_asking(request_id):
+            answer = error_answer(request_id, "the client has no stream open to be asked on")
+            await self._child.send(answer)
+
+    def _unrelated(self) -> RequestId | None:
+        """What something goes with that does not say where it belongs; None: the GET stream.
+
+        The sole request in flight, else the GET stream if it is open, else the newest
+        request, else the GET stream when there will be one.
+        """
+        candidates = self._table.candidates()
+        if len(candidates) == 1 or (candidates and not self._standalone_open()):
+            return candidates[-1].request_id
+        return None
+
+    def _standalone_open(self) -> bool:
+        return isinstance(self._client, _HasStandaloneStream) and self._client.standalone_open
