@@ -10,6 +10,8 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
 
+import msgspec
+
 from trio_mcp_transport import (
     ErrorCode,
     ErrorObject,
@@ -22,21 +24,26 @@ from trio_mcp_transport import (
     Response,
 )
 from trio_mcp_transport.sansio import NEED_DATA
-from trio_mcp_transport.sansio.eras import choose_legacy
-from trio_mcp_transport.sansio.http1 import BodyData, EndOfBody, RequestHead, ResponseEvent
-from trio_mcp_transport.sansio.http1_server import Http1Server, ServerEvent
-from trio_mcp_transport.sansio.machine import Paused
-from trio_mcp_transport.sansio.mcp_http.options import HttpServerOptions
-from trio_mcp_transport.sansio.mcp_http.replies import Reply, error_reply
-from trio_mcp_transport.sansio.mcp_http.server import ReadBody, ServerEndpoint, StartExchange
-from trio_mcp_transport.sansio.metadata import CacheHint, complete_result, read_meta
-from trio_mcp_transport.security.admission import Admitted, Doorkeeper
-from trio_mcp_transport.security.facts import ConnectionFacts
+from trio_mcp_transport.sansio.http import (
+    BodyData,
+    Deliver,
+    EndOfBody,
+    Http1Server,
+    HttpServerOptions,
+    ReadBody,
+    Reply,
+    RequestHead,
+    ResponseEvent,
+    ServerEndpoint,
+    StartExchange,
+)
+from trio_mcp_transport.security import Admitted, ConnectionFacts, Doorkeeper
 
 INFO = {"name": "counter", "version": "1"}
-ABILITIES = {"tools": {}}
 SCHEMA = {"type": "object", "properties": {"to": {"type": "integer"}}, "required": ["to"]}
 TOOL = {"name": "count", "description": "Counts, and says how far it is.", "inputSchema": SCHEMA}
+ABOUT: dict[str, object] = {"capabilities": {"tools": {}}, "serverInfo": INFO}
+CACHE = {"ttlMs": 0, "cacheScope": "private"}
 
 # Without sessions each request stands alone in either era, so there is nothing to keep.
 OPTIONS = HttpServerOptions(stateless=True)
@@ -44,36 +51,41 @@ ENDPOINT = ServerEndpoint(OPTIONS, new_id=secrets.token_urlsafe)
 DOORKEEPER = Doorkeeper()
 
 
+class Params(msgspec.Struct, rename="camel"):
+    """Of all the requests here, each of which has some of them."""
+
+    protocol_version: str = ""
+    name: str = ""
+    arguments: dict[str, int] = {}
+    meta: dict[str, object] = msgspec.field(name="_meta", default_factory=dict)
+
+
 async def handle(request: Request, era: str) -> AsyncIterator[Message]:
     """What there is to say to a request; its answer comes last."""
-    params = request.params_as(dict[str, object])
-    cache = None
+    params = request.params_as(Params)
+    result: dict[str, object] = {}
     if request.method == "initialize":
-        revision = choose_legacy(str(params.get("protocolVersion")), OPTIONS.served_revisions)
-        result = {"protocolVersion": revision, "capabilities": ABILITIES, "serverInfo": INFO}
+        agreed = params.protocol_version in OPTIONS.served_revisions[1:]  # those with a handshake
+        result = {**ABOUT, "protocolVersion": params.protocol_version if agreed else "2025-11-25"}
     elif request.method == "server/discover":
-        versions = list(OPTIONS.served_revisions)
-        result, cache = {"supportedVersions": versions, "capabilities": ABILITIES}, CacheHint()
+        result = {**ABOUT, **CACHE, "supportedVersions": OPTIONS.served_revisions}
     elif request.method == "tools/list":
-        result, cache = {"tools": [TOOL]}, CacheHint()
-    elif request.method == "tools/call" and params.get("name") == "count":
-        arguments = params.get("arguments")
-        last = int(arguments["to"]) if isinstance(arguments, dict) else 0
-        token = read_meta(request.params).progress_token
+        result = {**CACHE, "tools": [TOOL]}
+    elif request.method == "tools/call" and params.name == "count":
+        last = params.arguments["to"]
         for number in range(1, last + 1):
             await asyncio.sleep(0)  # hard work
-            if isinstance(token, int | str):
+            if token := params.meta.get("progressToken"):
                 progress = {"progressToken": token, "progress": number, "total": last}
                 yield Notification("notifications/progress", progress)
         result = {"content": [{"type": "text", "text": f"counted to {last}"}]}
-    elif request.method == "ping":
-        result = {}
-    else:
+    elif request.method != "ping":
         error = ErrorObject(ErrorCode.METHOD_NOT_FOUND, "Method not found")
         yield ErrorResponse(request.id, error).with_cause(MethodNotFound(request.method))
         return
-    modern = complete_result(result, server_info=INFO, cache=cache)
-    yield Response(request.id, modern if era == "modern" else result)
+    if era == "modern":
+        result = {**result, "resultType": "complete"}
+    yield Response(request.id, result)
 
 
 class Connection:
@@ -89,11 +101,12 @@ class Connection:
         try:
             while isinstance(head := await self.next_event(), RequestHead):
                 await self.respond(head)
+                await self.writer.drain()
                 if self.http.must_close:
                     break
                 self.http.start_next_cycle()
         except RemoteProtocolError as error:
-            self.reply(error_reply(error.status, error.code, str(error)))
+            self.reply(Reply(error.status))
         except ConnectionError:
             pass  # the client is gone
         finally:
@@ -106,7 +119,7 @@ class Connection:
         self.http.receive_data(data) if data else self.http.receive_eof()
         return data
 
-    async def next_event(self) -> ServerEvent | Paused:
+    async def next_event(self) -> object:
         while (event := self.http.next_event()) is NEED_DATA:
             await self.read()
         return event
@@ -121,7 +134,8 @@ class Connection:
         """The head decides whether to read the body, and the body what to answer."""
         admitted = DOORKEEPER.judge(head, self.facts)
         if not isinstance(admitted, Admitted):
-            return self.reply(admitted.reply)
+            self.reply(admitted.reply)
+            return
         now = time.monotonic()
         verdict: object = ENDPOINT.judge_head(head, principal=None, now=now)
         if isinstance(verdict, ReadBody):
@@ -134,11 +148,10 @@ class Connection:
             verdict = ENDPOINT.judge_body(head, bytes(body), principal=None, now=now)
         if isinstance(verdict, StartExchange):
             await self.carry_out(verdict)
-        elif isinstance(verdict, Reply):
-            self.reply(verdict)
-        else:
-            self.reply(verdict.reply)  # a notification: there is nothing to be told
-        await self.writer.drain()
+        else:  # of a notification there is nothing to be done here
+            reply = verdict.reply if isinstance(verdict, Deliver) else verdict
+            assert isinstance(reply, Reply)
+            self.reply(reply)
 
     async def carry_out(self, exchange: StartExchange) -> None:
         """Answer while watching the client: one that goes away wants no answer."""
@@ -162,8 +175,10 @@ class Connection:
             ENDPOINT.end_exchange(exchange, now=time.monotonic())
 
     async def watch(self) -> None:
-        while await self.read():
-            pass
+        """Return when the client is gone, or sends more in advance than anybody should."""
+        with contextlib.suppress(ConnectionError):
+            while self.http.buffered < 65536 and await self.read():
+                pass
 
     async def answer(self, exchange: StartExchange) -> None:
         for request in exchange.messages:
