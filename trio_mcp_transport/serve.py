@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, Unpack
+from typing import Unpack
 
 import trio
 
@@ -27,16 +27,11 @@ from .limits import (
 from .peer import Peer
 from .registry import ChannelOverrides, listen_endpoint, resolve_endpoint
 from .reporting import choose_failure, report
-
-if TYPE_CHECKING:
-    from .sansio.mcp_http.modern_server import SchemaLookup
-    from .security.admission import Authenticator
-    from .stores.events import EventStore
-    from .transports.http_service import HttpServing
+from .security.admission import Authenticator
+from .stores.events import EventStore
+from .transports.http_serving import HttpMode, HttpServing, SchemaLookup
 
 __all__ = ["serve_channels", "serve_peers"]
-
-HttpMode: TypeAlias = Literal["exchange", "session"]
 
 
 async def serve_channels(
@@ -86,23 +81,13 @@ async def serve_channels(
         ConnectFailed: An endpoint cannot be listened at: in use, not permitted...
         OSError: Accepting failed in a way that will not pass.
     """
-    hooks = _HttpHooks(http, authenticate, event_store, header_schema, None)
-    await _serve(handler, endpoints, options, on_event, stop, drain, hooks, task_status)
-
-
-class _HttpHooks(NamedTuple):
-    """What becomes an `HttpServing` where something listens over HTTP."""
-
-    mode: HttpMode
-    authenticate: Authenticator | None
-    event_store: EventStore | None
-    header_schema: SchemaLookup | None
-    revisions: tuple[str, ...] | None
-
-    def make(self) -> HttpServing:
-        from .transports.http_service import HttpServing
-
-        return HttpServing(**self._asdict())
+    over_http = HttpServing(
+        mode=http,
+        authenticate=authenticate,
+        event_store=event_store,
+        header_schema=header_schema,
+    )
+    await _serve(handler, endpoints, options, on_event, stop, drain, over_http, task_status)
 
 
 async def _serve(
@@ -112,7 +97,7 @@ async def _serve(
     on_event: EventHandler | None,
     stop: trio.Event | None,
     drain: float,
-    hooks: _HttpHooks,
+    http: HttpServing,
     task_status: trio.TaskStatus[list[str]],
     on_stop: Callable[[], object] = lambda: None,
 ) -> None:
@@ -121,7 +106,7 @@ async def _serve(
     if not drain >= 0:
         raise ConfigurationError(f"drain must not be negative, not {drain}")
     resolved = [resolve_endpoint(endpoint, options) for endpoint in endpoints]
-    service = _Service(handler, on_event, stop, drain, hooks, on_stop)
+    service = _Service(handler, on_event, stop, drain, http, on_stop)
     try:
         async with AsyncExitStack() as stack:
             for endpoint in resolved:
@@ -150,7 +135,7 @@ class _Service:
         on_event: EventHandler | None,
         stop: trio.Event | None,
         drain: float,
-        hooks: _HttpHooks,
+        http: HttpServing,
         on_stop: Callable[[], object],
     ) -> None:
         self.listeners: list[tuple[MessageListener, int]] = []
@@ -158,11 +143,11 @@ class _Service:
         self._on_event = on_event
         self._stop = stop
         self._drain = drain
-        self._hooks = hooks
+        self._http = http
         self._on_stop = on_stop
 
     async def run(self, task_status: trio.TaskStatus[list[str]]) -> None:
-        from .transports.accept import ServesRequests, serve_listener
+        from .transports.accept import serve_listener
 
         async with trio.open_nursery() as watch:
             async with trio.open_nursery() as handlers, trio.open_nursery() as loops:
@@ -174,7 +159,7 @@ class _Service:
                         max_connections=max_connections,
                         on_event=self._on_event,
                         handler_nursery=handlers,
-                        http=self._hooks.make() if isinstance(listener, ServesRequests) else None,
+                        http=self._http,
                     )
                     loops.start_soon(serve, listener, self._handler)
                 task_status.started([listener.endpoint for listener, _ in self.listeners])
@@ -289,13 +274,12 @@ async def serve_peers(
         on_event=on_event,
         drain=drain,
     )
-    hooks = _HttpHooks(
-        "exchange",
-        authenticate,
-        event_store,
-        getattr(router, "header_schema", None),
-        getattr(router, "revisions", None),
+    http = HttpServing(
+        authenticate=authenticate,
+        event_store=event_store,
+        header_schema=getattr(router, "header_schema", None),
+        revisions=getattr(router, "revisions", None),
     )
     await _serve(
-        peers.serve, endpoints, options, on_event, stop, drain, hooks, task_status, peers.end_soon
+        peers.serve, endpoints, options, on_event, stop, drain, http, task_status, peers.end_soon
     )

@@ -18,7 +18,7 @@ import socket
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, NoReturn, Protocol, runtime_checkable
+from typing import NoReturn, Protocol, runtime_checkable
 
 import trio
 
@@ -33,9 +33,7 @@ from ..abc import (
 from ..errors import ConnectFailed
 from ..limits import DEFAULT_MAX_CONNECTIONS, ChannelOptions
 from ..reporting import lone_exception, report
-
-if TYPE_CHECKING:
-    from .http_service import HttpServing
+from .http_serving import HttpServing
 
 __all__ = [
     "AcceptLoop",
@@ -274,8 +272,6 @@ async def serve_listener(
         ValueError: `max_connections` is less than 1.
     """
     if isinstance(listener, ServesRequests):
-        from .http_service import HttpServing
-
         serve = partial(
             listener.serve,
             handler,

@@ -24,7 +24,8 @@ from ..security.admission import Doorkeeper
 from ..security.facts import ConnectionFacts
 from .accept import AcceptLoop, ChannelHandler, SocketAcceptor
 from .http_connection import HttpConnection, HttpConnectionOptions
-from .http_service import HttpService, HttpServing
+from .http_service import HttpService
+from .http_serving import HttpServing
 from .http_settings import (
     check_listening,
     connection_options,

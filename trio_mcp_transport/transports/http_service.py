@@ -21,7 +21,7 @@ import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import msgspec
 import trio
@@ -38,7 +38,6 @@ from ..endpoints import join_host_port
 from ..errors import LocalProtocolError, RemoteProtocolError
 from ..limits import ChannelOptions
 from ..reporting import lone_exception, report
-from ..sansio.mcp_http.modern_server import SchemaLookup
 from ..sansio.mcp_http.options import HttpServerOptions
 from ..sansio.mcp_http.replies import Reply, error_reply, unavailable
 from ..sansio.mcp_http.server import (
@@ -53,7 +52,7 @@ from ..sansio.mcp_http.server import (
 )
 from ..sansio.mcp_http.sessions import Delivery, SessionRecord
 from ..sansio.mcp_http.streams import NOTHING, EventStream, Step
-from ..security.admission import Answered, Authenticator, Doorkeeper
+from ..security.admission import Answered, Doorkeeper
 from ..security.facts import Address, ConnectionFacts
 from ..stores.memory_events import MemoryEventStore
 from .deadlines import Deadlines
@@ -62,34 +61,13 @@ from .http_exchange import ExchangeChannel, NotificationChannel
 from .http_merged import MergedChannel
 from .http_outflow import Outflow, StoreStep
 from .http_request import DecoratedStream, HttpRequestStream, write_reply
+from .http_serving import HttpServing
 from .http_session import HttpSession, SessionChannel
 
 if TYPE_CHECKING:
     from ..stores.events import EventStore
 
 __all__ = ["ConnectionFacts", "HttpRequestStream", "HttpService", "HttpServing"]
-
-
-class HttpServing(msgspec.Struct, frozen=True, kw_only=True):
-    """What a server that listens over HTTP needs beside its endpoint: what is no plain data.
-
-    Attributes:
-        mode: ``exchange``: each POST of requests is a channel. ``session``: a legacy
-            session is one channel, whose messages say which request they belong to
-            (`related_to`); what has no session is a channel for each exchange still.
-        authenticate: Asked about each request; see `security.admission`. None leaves it
-            to the endpoint.
-        event_store: Keeps the events of streams, which can then be resumed. Without one,
-            an endpoint that is `resumable` has a `MemoryEventStore` of its own.
-        header_schema: Gives what ``Mcp-Param-*`` headers a tool has, by its name.
-        revisions: What the dispatcher serves; narrows the endpoint's own.
-    """
-
-    mode: Literal["exchange", "session"] = "exchange"
-    authenticate: Authenticator | None = None
-    event_store: EventStore | None = None
-    header_schema: SchemaLookup | None = None
-    revisions: tuple[str, ...] | None = None
 
 
 class HttpService:
