@@ -145,6 +145,7 @@ REFUSED: dict[str, tuple[bytes, int]] = {
     "101 fields": (b"HTTP/1.1 200 OK\r\n" + b"A:\r\n" * 101 + b"\r\n", 431),
     "bare LF": (b"HTTP/1.1 200 OK\nContent-Length: 0\n\n", 400),
     "a control character": (b"HTTP/1.1 200 OK\r\nA: \x01\r\n\r\n", 400),
+    "obs-fold before the first field": (b"HTTP/1.1 200 OK\r\n A: b\r\n\r\n", 400),
     "no name": (b"HTTP/1.1 200 OK\r\n: a\r\n\r\n", 400),
     "two lengths": (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nContent-Length: 0\r\n\r\n", 400),
     "length and chunks": (CHUNKED[:-2] + b"Content-Length: 0\r\n\r\n", 400),

@@ -14,7 +14,7 @@ from typing import Final, TypeVar, overload
 
 from ..errors import LocalProtocolError
 
-__all__ = ["NO_HEADERS", "Headers"]
+__all__ = ["NO_HEADERS", "HeaderField", "Headers", "make_field"]
 
 _T = TypeVar("_T")
 
@@ -23,6 +23,15 @@ _TOKEN = re.compile(rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
 # RFC 9110, section 5.5: "Field values containing CR, LF, or NUL characters are invalid and
 # dangerous"; it lets other control characters pass, except where they make trouble: nowhere.
 _VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
+
+
+#: A field: name and value as on the wire, name in lower case and value as text.
+HeaderField = tuple[bytes, bytes, str, str]
+
+
+def make_field(name: bytes, value: bytes) -> HeaderField:
+    """A field out of a name and a trimmed value that were checked."""
+    return name, value, name.decode("ascii").lower(), value.decode("latin-1")
 
 
 class Headers:
@@ -37,40 +46,41 @@ class Headers:
             character beyond Latin-1: the text names the field, never the value.
     """
 
-    __slots__ = ("_by_name", "_items", "_raw", "_wire")
+    __slots__ = ("_by_name", "_fields", "_wire")
 
     def __init__(self, items: Iterable[tuple[str | bytes, str | bytes]] = ()) -> None:
-        self._raw: list[tuple[bytes, bytes]] = [_checked(name, value) for name, value in items]
-        self._index()
+        self._set([make_field(*_checked(name, value)) for name, value in items])
 
     @classmethod
-    def from_parser(cls, raw: list[tuple[bytes, bytes]]) -> Headers:
+    def from_parser(cls, raw: Iterable[tuple[bytes, bytes]]) -> Headers:
         """Wrap what a parser has checked already: nothing is looked at again.
 
         Args:
-            raw: Pairs of name and trimmed value. The list is kept, not copied.
+            raw: Pairs of name and trimmed value.
         """
+        return cls.from_fields([make_field(name, value) for name, value in raw])
+
+    @classmethod
+    def from_fields(cls, fields: list[HeaderField]) -> Headers:
+        """Wrap what `make_field` made of what was checked; the list is kept, not copied."""
         self = cls.__new__(cls)
-        self._raw = raw
-        self._index()
+        self._set(fields)
         return self
 
-    def _index(self) -> None:
+    def _set(self, fields: list[HeaderField]) -> None:
+        self._fields = fields
         self._wire: bytes | None = None
-        self._items = items = [
-            (name.decode("ascii").lower(), value.decode("latin-1")) for name, value in self._raw
-        ]
-        self._by_name: dict[str, str] = dict(items)
-        if len(self._by_name) != len(items):  # rare
+        self._by_name: dict[str, str] = {name: value for _, _, name, value in fields}
+        if len(self._by_name) != len(fields):  # rare
             joined: dict[str, list[str]] = {}
-            for name, value in items:
+            for _, _, name, value in fields:
                 joined.setdefault(name, []).append(value)
             self._by_name = {name: ", ".join(values) for name, values in joined.items()}
 
     @property
     def raw(self) -> list[tuple[bytes, bytes]]:
         """The pairs as bytes, names spelled as they came. A new list."""
-        return list(self._raw)
+        return [(name, value) for name, value, _, _ in self._fields]
 
     def __getitem__(self, name: str) -> str:
         """The value; several are joined with ``", "`` (RFC 9110, section 5.3).
@@ -97,29 +107,29 @@ class Headers:
         name = name.lower()
         if name not in self._by_name:
             return []
-        return [value for other, value in self._items if other == name]
+        return [value for _, _, other, value in self._fields if other == name]
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and name.lower() in self._by_name
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         """Pairs of name, in lower case, and value."""
-        return iter(self._items)
+        return iter([(name, value) for _, _, name, value in self._fields])
 
     def __len__(self) -> int:
         """The number of fields."""
-        return len(self._items)
+        return len(self._fields)
 
     def __eq__(self, other: object) -> bool:
         """Same fields in the same order; the spelling of names does not count."""
-        return self._items == other._items if isinstance(other, Headers) else NotImplemented
+        return list(self) == list(other) if isinstance(other, Headers) else NotImplemented
 
     def __hash__(self) -> int:
-        return hash(tuple(self._items))
+        return hash(tuple(self))
 
     def __repr__(self) -> str:
         # Values may be secrets.
-        return f"Headers({', '.join(name for name, _ in self._items)})"
+        return f"Headers({', '.join(name for name, _ in self)})"
 
     def with_(self, name: str | bytes, value: str | bytes) -> Headers:
         """These fields, with one value for a name in place of all that there were.
@@ -127,26 +137,24 @@ class Headers:
         Raises:
             LocalProtocolError: As the constructor.
         """
-        pair = _checked(name, value)
-        lower = pair[0].lower()
-        return Headers.from_parser([*(p for p in self._raw if p[0].lower() != lower), pair])
+        new = make_field(*_checked(name, value))
+        return Headers.from_fields([*(f for f in self._fields if f[2] != new[2]), new])
 
     def without(self, *names: str) -> Headers:
         """These fields but for those of some names."""
-        dropped = {name.lower().encode("latin-1", "replace") for name in names}
-        return Headers.from_parser([p for p in self._raw if p[0].lower() not in dropped])
+        dropped = {name.lower() for name in names}
+        return Headers.from_fields([f for f in self._fields if f[2] not in dropped])
 
     def merged(self, other: Headers) -> Headers:
         """Those of `other`, and of these the fields whose names are not among them."""
-        theirs = {name.lower() for name, _ in other._raw}
-        kept = [pair for pair in self._raw if pair[0].lower() not in theirs]
-        return Headers.from_parser(kept + other._raw)
+        theirs = other._by_name
+        return Headers.from_fields([f for f in self._fields if f[2] not in theirs] + other._fields)
 
     @property
     def wire(self) -> bytes:
         """The lines for the wire, each with its CR LF, without the empty one. Computed once."""
         if self._wire is None:
-            self._wire = b"".join([b"%b: %b\r\n" % pair for pair in self._raw])
+            self._wire = b"".join([b"%b: %b\r\n" % field[:2] for field in self._fields])
         return self._wire
 
 

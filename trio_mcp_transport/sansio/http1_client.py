@@ -34,6 +34,7 @@ from .http1 import (
     ResponseHead,
 )
 from .http1_body import BodyReader, body_reader
+from .http1_engine import FieldParser
 from .http1_head import UNTIL_CLOSE, HeadScanner, check_first_bytes, parse_response
 from .machine import NEED_DATA, PAUSED, EndOfData, NeedData, Paused
 
@@ -81,6 +82,7 @@ class Http1Client:
         "_keep_alive",
         "_limits",
         "_max_body_bytes",
+        "_parser",
         "_reader",
         "_receiving",
         "_scanner",
@@ -89,6 +91,7 @@ class Http1Client:
     def __init__(self, limits: Http1Limits | None = None) -> None:
         self._limits = Http1Limits() if limits is None else limits
         self._scanner = HeadScanner(self._limits, "response")
+        self._parser = FieldParser()
         self._buffer = bytearray()
         self._eof = False
         self._fault: RemoteProtocolError | None = None
@@ -231,7 +234,7 @@ class Http1Client:
         return NEED_DATA
 
     def _take_head(self, head: bytes) -> InformationalResponse | ResponseHead:
-        status, reason, headers, framing, keep_alive = parse_response(head)
+        status, reason, headers, framing, keep_alive = parse_response(head, self._parser)
         if status == 101:
             # RFC 9110, section 7.8: "A server MUST NOT switch to a protocol that was not
             # indicated by the client in the corresponding request's Upgrade header field."

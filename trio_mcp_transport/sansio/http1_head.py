@@ -14,7 +14,7 @@ from typing import Final, Literal
 from ..errors import RemoteProtocolError
 from .headers import Headers
 from .http1 import Http1Limits, RequestHead
-from .http1_engine import parse_request_fields, parse_response_fields
+from .http1_engine import FieldParser
 
 __all__ = ["CHUNKED", "UNTIL_CLOSE", "Framing", "HeadScanner", "parse_request", "parse_response"]
 
@@ -155,7 +155,7 @@ def check_first_bytes(buffer: bytearray, kind: Literal["request", "response"]) -
         raise RemoteProtocolError("this is no HTTP/1.1 response")
 
 
-def parse_request(head: bytes) -> tuple[RequestHead, Framing, bool]:
+def parse_request(head: bytes, parser: FieldParser) -> tuple[RequestHead, Framing, bool]:
     """Check and parse a complete head.
 
     Returns:
@@ -183,7 +183,7 @@ def parse_request(head: bytes) -> tuple[RequestHead, Framing, bool]:
     if hosts != 1 and not (is_old and not hosts):
         raise RemoteProtocolError(f"{hosts or 'no'} Host header fields")
     framing = _framing(lowered, is_old=is_old) or 0
-    headers = parse_request_fields(head)
+    headers = parser.parse(_lines(head, match.end()))
     target = match[2].decode("ascii")
     method = match[1].decode("ascii")
     _check_target(method, target, headers.get("host"))
@@ -210,7 +210,9 @@ def parse_request(head: bytes) -> tuple[RequestHead, Framing, bool]:
     )
 
 
-def parse_response(head: bytes) -> tuple[int, str, Headers, Framing | None, bool]:
+def parse_response(
+    head: bytes, parser: FieldParser
+) -> tuple[int, str, Headers, Framing | None, bool]:
     """Check and parse a complete head.
 
     Returns:
@@ -225,6 +227,8 @@ def parse_response(head: bytes) -> tuple[int, str, Headers, Framing | None, bool
         raise RemoteProtocolError("malformed status line")
     if match[1] != b"1" or match[2] not in b"10":
         raise RemoteProtocolError("the HTTP version must be 1.1 or 1.0")
+    if head[match.end()] in b" \t":
+        raise RemoteProtocolError("white space before the first header field")
     if b"\r\n " in head or b"\r\n\t" in head:
         # RFC 9112, section 5.2: "A user agent that receives an obs-fold in a response message
         # [...] MUST replace each received obs-fold with one or more SP octets".
@@ -232,11 +236,17 @@ def parse_response(head: bytes) -> tuple[int, str, Headers, Framing | None, bool
     lowered = _check_characters(head)
     is_old = match[2] == b"0"
     framing = _framing(lowered, is_old=is_old)
-    headers = parse_response_fields(head)
+    headers = parser.parse(_lines(head, match.end()))
     connection = headers.get("connection")
     keep_alive = not is_old and (connection is None or "close" not in _tokens(connection))
     reason = (match[4] or b"").decode("latin-1")
     return int(match[3]), reason, headers, framing, keep_alive
+
+
+def _lines(head: bytes, start: int) -> list[bytes]:
+    """The lines of the header fields, which begin at `start`, without line ends."""
+    fields = head[start:-4]
+    return fields.split(b"\r\n") if fields else []
 
 
 def _check_characters(head: bytes) -> bytes:
