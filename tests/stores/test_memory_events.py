@@ -102,6 +102,18 @@ async def test_one_event_over_the_bound_is_not_kept() -> None:
     assert (len(store), store.size, store.forgotten) == (0, 0, 1)
 
 
+async def test_events_of_a_dropped_session_are_not_counted_against_the_others() -> None:
+    store = MemoryEventStore(max_events=5)
+    await store.append("t", "1", records(1))
+    await store.append("s", "1", records(1, 2, 3, 4))
+    await store.drop("t")
+    await store.append("s", "1", records(5))
+    assert store.forgotten == 0
+    await store.append("s", "1", records(6))
+    assert (len(store), store.forgotten) == (5, 1)
+    assert await numbers(store, "s", "1", 1) == [2, 3, 4, 5, 6]
+
+
 async def test_over_the_cap_the_session_that_was_silent_longest_goes() -> None:
     store = MemoryEventStore(max_sessions=2)
     for session in ("s", "t", "s", "u"):

@@ -16,16 +16,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import msgspec
 
 from ...jsonrpc import ErrorResponse, Message, Notification, RequestId, Response
 from .asked import AskedRequests, id_member
+from .exchange import ExchangeWriter
 from .standalone import StandaloneWriter
-
-if TYPE_CHECKING:
-    from .exchange import ExchangeWriter
 
 __all__ = ["Delivery", "SessionKind", "SessionRecord", "SessionState", "SessionTable"]
 
