@@ -458,8 +458,8 @@ async def test_an_override_that_is_wrong_is_refused_before_anything_is_opened() 
     with pytest.raises(TypeError, match="speed"):
         async with open_channel("memory:x", speed=1):  # type: ignore[call-arg] # its point
             pytest.fail("it cannot be open")
-    with pytest.raises(ConfigurationError, match="no transport is called 'http'"):
-        async with open_channel("http://h/"):
+    with pytest.raises(ConfigurationError, match="no transport is called 'gopher'"):
+        async with open_channel("gopher://h/"):
             pytest.fail("it cannot be open")
 
 

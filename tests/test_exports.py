@@ -137,7 +137,8 @@ def test_the_oldest_environment_has_the_lower_bounds() -> None:
     extras = project["optional-dependencies"]
     bounds = {
         tuple(requirement.split(">="))
-        for requirement in [*project["dependencies"], *extras["cli"], *extras["mcp"]]
+        for name in ("cli", "httpx", "mcp")
+        for requirement in [*project["dependencies"], *extras[name]]
     }
     section = (ROOT / "tox.ini").read_text().split("[testenv:oldest]")[1].split("commands")[0]
     pinned = dict(re.findall(r"^ +([\w.-]+)==([\w.]+)$", section, re.MULTILINE))

@@ -42,15 +42,15 @@ def test_an_extra_is_there_exactly_if_its_distributions_are() -> None:
 def test_a_missing_extra_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [])
     importlib.invalidate_caches()
-    for module in ("rich", "mcp"):
+    for module in ("rich", "httpx", "mcp"):
         monkeypatch.delitem(sys.modules, module, raising=False)
-    assert features().extras == {"cli": False, "mcp": False}
+    assert features().extras == {"cli": False, "httpx": False, "mcp": False}
 
 
 def test_asking_imports_no_extra() -> None:
     before = set(sys.modules)
     features()
-    assert {"rich", "mcp", "anyio"} & (set(sys.modules) - before) == set()
+    assert {"rich", "httpx", "mcp", "anyio"} & (set(sys.modules) - before) == set()
 
 
 def test_every_transport_of_this_release_is_told() -> None:

@@ -29,7 +29,7 @@ from .abc import (
     WriteTimeout,
 )
 from .bridge import BridgeEnd, BridgeObserver, BridgeSide, bridge_channels
-from .connect import connect_channel, open_channel, open_peer
+from .connect import HttpClient, connect_channel, open_channel, open_peer
 from .context import Context, Session
 from .conversation import Call, Conversation, Dispatcher
 from .endpoint_parser import EndpointSpec, endpoint_from_environment, parse_endpoint
@@ -109,11 +109,12 @@ from .registry import (
 )
 from .restart import RestartPolicy, run_with_restarts
 from .router import Router
-from .sansio.eras import LEGACY_REVISIONS, MODERN_REVISIONS, REVISIONS, Era, Negotiated
+from .sansio.eras import LEGACY_REVISIONS, MODERN_REVISIONS, REVISIONS, Era, EraCache, Negotiated
 from .sansio.metadata import CacheHint, LogLevel
 from .serve import serve_channels, serve_peers
 from .subscription import Subscription
 from .transports.accept import ChannelHandler, ServingListener, StreamListener, serve_listener
+from .transports.http_sender import HttpResponse, HttpSender
 from .transports.memory import MemoryChannel, memory_channel_pair
 from .transports.stream_channel import StreamChannel
 
@@ -154,6 +155,7 @@ __all__ = [
     "EndpointSpec",
     "EnvironmentPolicy",
     "Era",
+    "EraCache",
     "EraChoice",
     "ErrorCode",
     "ErrorObject",
@@ -164,8 +166,11 @@ __all__ = [
     "Forbidden",
     "Framing",
     "HandshakeTimeout",
+    "HttpClient",
     "HttpEndpoint",
     "HttpError",
+    "HttpResponse",
+    "HttpSender",
     "HttpStatusError",
     "HttpsEndpoint",
     "Hub",

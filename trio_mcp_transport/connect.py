@@ -11,14 +11,16 @@ import functools
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from types import TracebackType
-from typing import Literal, Unpack
+from typing import Literal, TypeAlias, Unpack
 
 import trio
 
 from .abc import EventHandler, MessageChannel
 from .conversation import Dispatcher
 from .endpoint_parser import EndpointSpec
+from .endpoints import Endpoint
 from .errors import ConfigurationError, ConnectTimeout
+from .http_endpoints import HttpEndpoint
 from .lifecycle import negotiate
 from .limits import (
     DEFAULT_DRAIN_SECONDS,
@@ -30,9 +32,19 @@ from .limits import (
 from .peer import Peer
 from .registry import ChannelOverrides, StderrHandler, connect_endpoint, resolve_endpoint
 from .reporting import choose_failure, flatten, report_task_failure
+from .sansio.eras import EraCache
 from .sansio.metadata import LogLevel
+from .transports.http_sender import AsyncHttpClient, HttpSender
 
-__all__ = ["connect_channel", "open_channel", "open_peer"]
+__all__ = ["HttpClient", "connect_channel", "open_channel", "open_peer"]
+
+#: What may carry the requests of an http endpoint in place of the package's own connections:
+#: an `httpx.AsyncClient`, an `httpx2.AsyncClient`, or an `HttpSender` of your own. It stays
+#: yours to close.
+HttpClient: TypeAlias = HttpSender | AsyncHttpClient
+
+#: What this process has learned about servers over HTTP; wrong entries are noticed.
+_known_eras = EraCache()
 
 
 async def connect_channel(
@@ -41,6 +53,7 @@ async def connect_channel(
     *,
     on_event: EventHandler | None = None,
     on_stderr: StderrHandler | None = None,
+    client: HttpClient | None = None,
     **options: Unpack[ChannelOverrides],
 ) -> MessageChannel:
     """Connect to an endpoint; the channel's background tasks run in your nursery.
@@ -53,19 +66,42 @@ async def connect_channel(
         endpoint: A string, mapping or object, as `parse_endpoint` reads it.
         on_event: Gets the faults that no caller would see; they are logged without it.
         on_stderr: Gets each line of a child process's stderr, for ``stderr="capture"``.
+        client: What carries the requests of an http endpoint, in place of connections of
+            the channel's own.
         options: Fields of `ChannelOptions`, which beat those of the endpoint.
 
     Raises:
         ConfigurationError: The endpoint is wrong, or cannot be connected to.
         ConnectTimeout: The channel was not ready within `connect_timeout`.
-        ConnectFailed: There is no connection; the cause is chained.
+        ConnectFailed: There is no connection; the cause is chained. A channel over HTTP
+            connects when it sends, and its requests fail so.
+        HttpError: A server of HTTP+SSE refused its stream.
     """
     resolved = resolve_endpoint(endpoint, options)
     timeout = resolved.options.connect_timeout
     with trio.move_on_after(timeout):
+        if client is not None:
+            return await _connect_with(nursery, resolved, on_event, on_stderr, client)
         return await connect_endpoint(nursery, resolved, on_event, on_stderr)
     # Only its own deadline gets here: a cancellation from outside passes through.
     raise ConnectTimeout(f"{resolved.label}: no channel within {timeout:g} seconds")
+
+
+async def _connect_with(
+    nursery: trio.Nursery,
+    endpoint: Endpoint,
+    on_event: EventHandler | None,
+    on_stderr: StderrHandler | None,
+    client: HttpClient,
+) -> MessageChannel:
+    """Connect by way of a client that the caller brought."""
+    if not isinstance(endpoint, HttpEndpoint) or on_stderr is not None:
+        raise ConfigurationError(f"client is for http endpoints, not for {endpoint.label}")
+    from .transports.http_client import connect_with
+    from .transports.httpx_sender import HttpxSender
+
+    sender = client if isinstance(client, HttpSender) else HttpxSender(client)
+    return await connect_with(nursery, endpoint, on_event, sender)
 
 
 def open_channel(
@@ -73,6 +109,7 @@ def open_channel(
     *,
     on_event: EventHandler | None = None,
     on_stderr: StderrHandler | None = None,
+    client: HttpClient | None = None,
     **options: Unpack[ChannelOverrides],
 ) -> AbstractAsyncContextManager[MessageChannel]:
     """Connect to an endpoint for the length of an ``async with`` block.
@@ -85,6 +122,7 @@ def open_channel(
         endpoint: A string, mapping or object, as `parse_endpoint` reads it.
         on_event: Gets the faults that no caller would see; they are logged without it.
         on_stderr: Gets each line of a child process's stderr, for ``stderr="capture"``.
+        client: As for `connect_channel`.
         options: Fields of `ChannelOptions`, which beat those of the endpoint.
 
     Raises:
@@ -95,7 +133,7 @@ def open_channel(
 
     async def connect(nursery: trio.Nursery) -> MessageChannel:
         return await connect_channel(
-            nursery, endpoint, on_event=on_event, on_stderr=on_stderr, **options
+            nursery, endpoint, on_event=on_event, on_stderr=on_stderr, client=client, **options
         )
 
     return _OpenChannel(connect, on_event)
@@ -167,7 +205,7 @@ def open_peer(
     endpoint: EndpointSpec,
     router: Dispatcher | None = None,
     *,
-    era: Literal["auto", "modern", "legacy", "none"] = "auto",
+    era: Literal["auto", "modern", "legacy", "none"] | None = None,
     revision: str | None = None,
     client_info: Mapping[str, object] | None = None,
     client_capabilities: Mapping[str, object] | None = None,
@@ -180,6 +218,8 @@ def open_peer(
     expose_errors: bool = False,
     on_event: EventHandler | None = None,
     on_stderr: StderrHandler | None = None,
+    client: HttpClient | None = None,
+    era_cache: EraCache | None = None,
     **options: Unpack[ChannelOverrides],
 ) -> AbstractAsyncContextManager[Peer]:
     """Connect to an MCP server, agree on a revision, and talk to it inside the block.
@@ -190,8 +230,9 @@ def open_peer(
         endpoint: A string, mapping or object, as `parse_endpoint` reads it.
         router: What answers the server's requests; without one they are refused.
         era: Which era of MCP to speak: ``auto`` asks the server and prefers modern.
-            ``none`` negotiates nothing, for a peer of plain JSON-RPC.
-        revision: The one protocol revision to accept.
+            ``none`` negotiates nothing, for a peer of plain JSON-RPC. By default what the
+            endpoint says, if it is one that can, else ``auto``.
+        revision: The one protocol revision to accept; by default likewise.
         client_info: ``{"name": ..., "version": ...}``; this package's by default.
         client_capabilities: What this client offers; the router must handle it.
         log_level: Least severe log message that a modern server shall send.
@@ -203,6 +244,9 @@ def open_peer(
         expose_errors: As for `Peer`.
         on_event: As for `Peer` and `open_channel`.
         on_stderr: As for `open_channel`.
+        client: As for `open_channel`.
+        era_cache: Where it is noted which servers over HTTP are legacy, to spare them the
+            question next time; by default all peers of the process share one.
         options: Fields of `ChannelOptions`, which beat those of the endpoint. Each
             request waits `request_timeout` for its answer unless it says otherwise.
 
@@ -211,12 +255,26 @@ def open_peer(
         ConnectFailed: As for `open_channel`.
         NegotiationFailed: There is no protocol revision in common.
         InvalidResult: The server's answers make no sense.
+        HttpError: A server over HTTP refused, such as `AuthenticationRequired`.
         RequestTimeout: The server did not answer at all.
         ChannelBroken: The server went away while it was negotiated with.
     """
-    if era == "none" and (revision, client_info, client_capabilities, log_level) != (None,) * 4:
+    resolved = resolve_endpoint(endpoint, options)
+    server: str | None = None
+    if isinstance(resolved, HttpEndpoint):
+        # The query of an endpoint may be a key, and is not what tells servers apart.
+        server = f"{resolved.origin}{resolved.path}"
+        if resolved.two_paths is not None:
+            era = era or "none"
+        elif era is None and revision is None:
+            era, revision = resolved.era, resolved.revision
+    agreed_era = era or "auto"
+    if (
+        agreed_era == "none"
+        and (revision, client_info, client_capabilities, log_level) != (None,) * 4
+    ):
         raise ConfigurationError("era='none' negotiates nothing: leave out what it would offer")
-    channel_manager = open_channel(endpoint, on_event=on_event, on_stderr=on_stderr, **options)
+    channel_manager = open_channel(resolved, on_event=on_event, on_stderr=on_stderr, client=client)
     make_peer = functools.partial(
         Peer,
         router=router,
@@ -229,15 +287,17 @@ def open_peer(
     )
 
     async def agree(peer: Peer) -> None:
-        if era != "none":
+        if agreed_era != "none":
             await negotiate(
                 peer,
                 client_info=_own_info() if client_info is None else client_info,
                 client_capabilities=client_capabilities,
-                era=era,
+                era=agreed_era,
                 revision=revision,
                 log_level=log_level,
                 probe_timeout=probe_timeout,
+                era_cache=_known_eras if era_cache is None else era_cache,
+                server=server,
             )
 
     return _OpenPeer(channel_manager, make_peer, agree)

@@ -17,7 +17,7 @@ from types import MappingProxyType
 __all__ = ["Features", "features"]
 
 #: Each extra of this distribution, with the module that its presence is told by.
-_EXTRAS = {"cli": "rich", "mcp": "mcp"}
+_EXTRAS = {"cli": "rich", "httpx": "httpx", "mcp": "mcp"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

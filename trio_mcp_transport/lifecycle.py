@@ -15,15 +15,17 @@ from typing import Literal, TypeAlias
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from .errors import ConfigurationError, RequestTimeout, RpcError, TransportError
+from .errors import ConfigurationError, HttpError, RequestTimeout, RpcError, TransportError
 from .jsonrpc import ErrorResponse, Request, Response
 from .limits import DISCOVER_PROBE_TIMEOUT, MAX_INPUT_ROUNDS
 from .mrtr import INPUT_METHODS, InputRequest, gather, missing_capability
 from .peer import Peer
 from .sansio.eras import (
+    LEGACY_REVISIONS,
     MODERN_REVISIONS,
     REVISIONS,
     Discovery,
+    EraCache,
     GiveUp,
     Initialize,
     Negotiated,
@@ -32,6 +34,7 @@ from .sansio.eras import (
     check_revisions,
     era_of,
     first_step,
+    is_legacy_status,
     mutual_revision,
     next_step,
     read_discovery,
@@ -51,6 +54,9 @@ from .sansio.metadata import (
 __all__ = ["InvalidResult", "Negotiated", "NegotiationFailed", "negotiate"]
 
 EraChoice: TypeAlias = Literal["auto", "modern", "legacy"]
+
+_SSE = frozenset({"sse+http", "sse+https"})
+_HTTP = frozenset({"http", "https"}) | _SSE
 
 
 class NegotiationFailed(TransportError):
@@ -82,6 +88,8 @@ async def negotiate(
     revisions: Sequence[str] = REVISIONS,
     log_level: LogLevel | None = None,
     probe_timeout: float = DISCOVER_PROBE_TIMEOUT,
+    era_cache: EraCache | None = None,
+    server: str | None = None,
 ) -> Negotiated:
     """Find out which revision the server speaks, and make the peer speak it.
 
@@ -98,6 +106,9 @@ async def negotiate(
         log_level: Least severe log message that a modern server shall send.
         probe_timeout: Seconds of silence after which a server counts as legacy, unless its
             answer to `initialize` says otherwise; no more than the peer's `request_timeout`.
+            Over HTTP silence says nothing about the era, and this is not used.
+        era_cache: What is known of servers from earlier times; it learns from this one.
+        server: The server's name in `era_cache`: where it is.
 
     Returns:
         What was agreed on; also in `peer.negotiated`.
@@ -106,6 +117,7 @@ async def negotiate(
         ConfigurationError: An argument names an unknown revision or contradicts another.
         NegotiationFailed: There is no revision in common. The peer is best closed.
         InvalidResult: The answer to `initialize` makes no sense.
+        HttpError: An HTTP server refused, and not because it is of another era.
         RequestTimeout: Nothing answered `initialize` either, within the peer's
             `request_timeout`.
         ChannelBroken: The channel failed or the server went away.
@@ -117,10 +129,45 @@ async def negotiate(
             raise ConfigurationError(f"client_info must have a {key}")
     if log_level is not None and log_level not in LOG_LEVELS:
         raise ConfigurationError(f"log_level must be one of {', '.join(LOG_LEVELS)}")
-    probe_timeout = min(probe_timeout, peer.request_timeout)
+    transport = peer.channel.context.transport
+    if transport in _SSE:
+        # HTTP+SSE is of 2024-11-05, and was replaced long before the first modern revision.
+        accepted = tuple(found for found in accepted if found in LEGACY_REVISIONS)
+        if not accepted:
+            raise ConfigurationError(f"{transport} has legacy revisions only")
     capabilities = dict(client_capabilities or {})
     client = _Client(peer, accepted, dict(client_info), capabilities, log_level)
+    # A stream may be silent because it does not know the method; HTTP always answers.
+    over_http = transport in _HTTP
+    timeout = peer.request_timeout if over_http else min(probe_timeout, peer.request_timeout)
     step = first_step(accepted)
+    instead: Probe | None = None
+    legacy = [found for found in accepted if found in LEGACY_REVISIONS]
+    is_known = era_cache is not None and server is not None and era_cache.is_legacy(server)
+    if is_known and legacy and isinstance(step, Probe):
+        instead, step = step, Initialize(legacy[0])
+    negotiated = await _negotiate(client, step, instead, timeout, over_http)
+    if era_cache is not None and server is not None:
+        era_cache.learn(server, negotiated.era)
+    return negotiated
+
+
+async def _negotiate(
+    client: _Client,
+    step: Probe | Initialize,
+    instead: Probe | None,
+    timeout: float,  # ruff: ignore[async-function-with-timeout]
+    over_http: bool,
+) -> Negotiated:
+    """Take one step after the other.
+
+    Args:
+        client: Takes them.
+        step: The first one.
+        instead: The first one if what is known from earlier times proves wrong.
+        timeout: Of a probe.
+        over_http: Whether silence is a failure.
+    """
     tried: list[Probe | Initialize] = []
     unheard: Probe | None = None
     while True:
@@ -130,24 +177,32 @@ async def negotiate(
             if step != unheard:
                 raise NegotiationFailed(f"the server goes round in circles about {step}")
             unheard = None
-        answer: Discovery | RpcError | None
+        answer: Discovery | RpcError | HttpError | None
         if isinstance(step, Probe):
-            answer = await client.probe(step.revision, probe_timeout)
+            answer = await client.probe(step.revision, timeout, over_http=over_http)
             if answer is None and step not in tried:
                 unheard = step
         else:
             try:
-                return await client.initialize(step.revision, accepted)
+                return await client.initialize(step.revision, client.accepted)
             except RpcError as error:
                 answer = error
-        following = next_step(step, answer, accepted)
+            except HttpError as error:
+                if instead is None or not is_legacy_status(error.status):
+                    raise
+                answer = error
+            if instead is not None:
+                # Versioning: "re-probing if the cached assumption later fails".
+                step, instead = instead, None
+                continue
+        following = next_step(step, answer, client.accepted)
         if following == step and isinstance(step, Probe) and step not in tried:
             unheard = step
         tried.append(step)
         if isinstance(following, UseModern):
             return client.use_modern(following.revision, answer)
         if isinstance(following, GiveUp):
-            cause = answer if isinstance(answer, RpcError) else None
+            cause = answer if isinstance(answer, RpcError | HttpError) else None
             raise NegotiationFailed(following.reason, following.supported) from cause
         step = following
 
@@ -183,7 +238,7 @@ class _Client:
         log_level: LogLevel | None,
     ) -> None:
         self._peer = peer
-        self._accepted = accepted
+        self.accepted = accepted
         self._info = info
         self._capabilities = capabilities
         self._log_level = log_level
@@ -192,24 +247,38 @@ class _Client:
         return _ModernPolicy(
             self._peer,
             revision,
-            self._accepted,
+            self.accepted,
             self._info,
             self._capabilities,
             self._log_level,
         )
 
-    async def probe(self, revision: str, timeout: float) -> Discovery | RpcError | None:  # ruff: ignore[async-function-with-timeout]
-        """Ask the server what it is."""
+    async def probe(
+        self,
+        revision: str,
+        timeout: float,  # ruff: ignore[async-function-with-timeout]
+        *,
+        over_http: bool,
+    ) -> Discovery | RpcError | HttpError | None:
+        """Ask the server what it is. The user's own requests never serve to find out."""
         params = self._policy(revision).prepare(None)
         try:
             raw = await self._peer.request("server/discover", params, timeout=timeout)
         except RpcError as error:
             return error
+        except HttpError as error:
+            if not is_legacy_status(error.status):
+                raise
+            return error
         except RequestTimeout:
+            if over_http:
+                raise
             return None
         return read_discovery(raw)
 
-    def use_modern(self, revision: str, answer: Discovery | RpcError | None) -> Negotiated:
+    def use_modern(
+        self, revision: str, answer: Discovery | RpcError | HttpError | None
+    ) -> Negotiated:
         """Go on with a modern server."""
         known = answer if isinstance(answer, Discovery) else Discovery([revision])
         info = known.meta.get(SERVER_INFO_KEY)

@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 import msgspec
 from msgspec import UNSET, Raw
 
-from ..errors import ConfigurationError, RpcError
+from ..errors import ConfigurationError, HttpError, RpcError
 from ..jsonrpc import ErrorCode
 from .metadata import RequestMeta
 
@@ -22,6 +22,7 @@ __all__ = [
     "REVISIONS",
     "Discovery",
     "Era",
+    "EraCache",
     "GiveUp",
     "Initialize",
     "Negotiated",
@@ -33,6 +34,7 @@ __all__ = [
     "choose_legacy",
     "era_of",
     "first_step",
+    "is_legacy_status",
     "judge_request",
     "mutual_revision",
     "next_step",
@@ -260,6 +262,44 @@ class GiveUp(msgspec.Struct, frozen=True):
 Step: TypeAlias = Probe | Initialize | UseModern | GiveUp
 
 
+class EraCache:
+    """Which servers were found to be legacy, so that they need not be probed again.
+
+    "Clients SHOULD cache the result for the lifetime of the server process (stdio) or origin
+    (HTTP) [...], re-probing if the cached assumption later fails." Nothing is remembered of
+    modern servers, as the probe tells what else they are.
+
+    Args:
+        max_servers: How many are remembered; the oldest are forgotten first.
+    """
+
+    def __init__(self, max_servers: int = 1000) -> None:
+        self._max_servers = max_servers
+        self._legacy: dict[str, None] = {}
+
+    def is_legacy(self, server: str) -> bool:
+        """Whether this server was legacy when it was last spoken to."""
+        return server in self._legacy
+
+    def learn(self, server: str, era: Era) -> None:
+        """Note what a server is."""
+        self._legacy.pop(server, None)
+        if era == "legacy":
+            if len(self._legacy) >= self._max_servers:
+                del self._legacy[next(iter(self._legacy))]
+            self._legacy[server] = None
+
+
+def is_legacy_status(status: int) -> bool:
+    """Whether a server that refuses a modern request with this may just be an older one.
+
+    MCP Streamable HTTP, Backward Compatibility: "If it fails with HTTP status code 400 Bad
+    Request, 404 Not Found, or 405 Method Not Allowed and the response body is not a
+    recognized modern JSON-RPC error". Any other status says nothing about the era.
+    """
+    return status in {400, 404, 405}
+
+
 def first_step(revisions: Sequence[str]) -> Probe | Initialize:
     """What a client does first, with the revisions it accepts, newest first.
 
@@ -273,21 +313,24 @@ def first_step(revisions: Sequence[str]) -> Probe | Initialize:
 
 
 def next_step(
-    sent: Probe | Initialize, answer: Discovery | RpcError | None, revisions: Sequence[str]
+    sent: Probe | Initialize,
+    answer: Discovery | RpcError | HttpError | None,
+    revisions: Sequence[str],
 ) -> Step:
     """What follows from the server's answer.
 
     Args:
         sent: The step that was taken.
-        answer: What came: a DiscoverResult, an error, or None for silence and for a result
-            that is no DiscoverResult.
+        answer: What came: a DiscoverResult, an error, a status for which
+            `is_legacy_status` holds, or None for silence and for a result that is no
+            DiscoverResult.
         revisions: What this client accepts, newest first.
     """
     if isinstance(answer, Discovery):
         return _mutual(answer.supported_versions, revisions)
-    code = answer.code if answer is not None else None
+    code = answer.code if isinstance(answer, RpcError) else None
     if code == ErrorCode.UNSUPPORTED_PROTOCOL_VERSION:
-        assert answer is not None
+        assert isinstance(answer, RpcError)
         offered = _offered(answer)
         # "The server is modern but does not support the requested version. Use one of the
         # versions in its advertised supported list. Do not fall back to initialize."

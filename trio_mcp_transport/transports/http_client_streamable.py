@@ -29,12 +29,12 @@ from ..jsonrpc import (
     Response,
     encode_message,
 )
+from ..sansio.eras import is_legacy_status
 from ..sansio.headers import Headers
 from ..sansio.mcp_http.answers import MODERN_ERRORS, kind_of_body, refusal
 from ..sansio.mcp_http.legacy_client import LegacyClient
 from ..sansio.mcp_http.modern_client import MAX_LIST_PAGES, ModernClient
 from ..sansio.mcp_http.reconnect import Reconnect
-from ..sansio.mcp_http.statuses import may_mean_legacy
 from .http_client_line import Exchange, Phase
 from .http_client_sse import SseWire
 from .http_client_wire import Port, Refused, Wire
@@ -397,7 +397,7 @@ class StreamableWire(Wire):
         """
         assert exchange.request_id is not None
         answer = refusal(refused.body, exchange.request_id, refused.cause)
-        if not may_mean_legacy(refused.cause.status) or answer.error.code in MODERN_ERRORS:
+        if not is_legacy_status(refused.cause.status) or answer.error.code in MODERN_ERRORS:
             return False
         wire = SseWire(self._port, self._headers)
         try:

@@ -12,13 +12,25 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from typing import Protocol
 
 import trio
 
 from ..errors import MessageTooLarge
 from ..sansio.headers import NO_HEADERS, Headers
 
-__all__ = ["HttpResponse", "HttpSender"]
+__all__ = ["AsyncHttpClient", "HttpResponse", "HttpSender"]
+
+
+class AsyncHttpClient(Protocol):
+    """An `httpx.AsyncClient` or an `httpx2.AsyncClient`, which are checked when given."""
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was closed."""
+
+    async def aclose(self) -> None:
+        """Close it."""
 
 
 class HttpResponse(ABC):

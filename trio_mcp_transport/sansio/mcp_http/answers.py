@@ -23,9 +23,9 @@ from ...jsonrpc import (
     decode_batch,
     decode_message,
 )
+from ..eras import is_legacy_status
 from ..headers import Headers
 from ..metadata import PROTOCOL_VERSION_KEY
-from .statuses import may_mean_legacy
 
 __all__ = [
     "MODERN_ERRORS",
@@ -114,7 +114,7 @@ def refusal(body: bytes, request_id: RequestId, cause: HttpError) -> ErrorRespon
     if not isinstance(found, ErrorResponse):
         return failed_answer(request_id, cause)
     answer = ErrorResponse(request_id, found.error)
-    return answer if may_mean_legacy(cause.status) else answer.with_cause(cause)
+    return answer if is_legacy_status(cause.status) else answer.with_cause(cause)
 
 
 def failed_answer(request_id: RequestId, cause: Exception) -> ErrorResponse:

@@ -22,7 +22,7 @@ from ...errors import (
 )
 from ..headers import Headers
 
-__all__ = ["error_of_status", "may_mean_legacy", "parse_challenges", "parse_retry_after"]
+__all__ = ["error_of_status", "parse_challenges", "parse_retry_after"]
 
 #: How much of an error's body is kept for a person to read.
 _TEXT_CHARACTERS = 2000
@@ -70,15 +70,6 @@ def error_of_status(
             retry_after=parse_retry_after(headers.get("retry-after"), headers.get("date")),
         )
     return HttpStatusError(said, status=status, text=text)
-
-
-def may_mean_legacy(status: int) -> bool:
-    """Whether a server that answers so to a modern request may just be an older one.
-
-    2026-07-28: "If it fails with HTTP status code 400 Bad Request, 404 Not Found, or 405
-    Method Not Allowed and the response body is not a recognized modern JSON-RPC error".
-    """
-    return status in {400, 404, 405}
 
 
 def _phrase(status: int) -> str:
