@@ -7,10 +7,11 @@ import math
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import trio
@@ -24,9 +25,11 @@ from ..endpoints import (
     UnixEndpoint,
 )
 from ..errors import RpcError
+from ..http_endpoints import HttpEndpoint, SseEndpoint
 from ..installation import features
 from ..peer import Peer
 from ..reporting import lone_exception
+from ..sansio.eras import Era
 from ..serve import serve_channels
 from .builtin_server import PROMPT_NAME, RESOURCE_URI, BuiltinServer
 from .running import ExitStatus, Shutdown
@@ -70,8 +73,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `demo`."""
     parser.epilog = (
         "On each transport the built-in server is started and talked to in both eras of the"
-        " protocol: list, call, progress, cancel. stdio is a child process; on the others"
-        " client and server share this one. Exit status 1 if one of them failed."
+        " protocol: list, call, progress, cancel. HTTP has a row for each era, and one for"
+        " HTTP+SSE, which is older than both. stdio is a child process; on the others client"
+        " and server share this one. Exit status 1 if one of them failed."
     )
     parser.add_argument("--json", action="store_true", help="print a JSON list")
 
@@ -88,10 +92,10 @@ def run(arguments: argparse.Namespace) -> int:
 async def _demo(as_json: bool, shutdown: Shutdown) -> int:
     rows: list[Row] = []
     with shutdown.cancelling() as trying:
-        for transport, make_endpoint in _TRANSPORTS.items():
-            if features().transports[transport]:
-                note(f"trying {transport}")
-                rows.append(await _try_transport(transport, make_endpoint))
+        for name, trial in _TRIALS.items():
+            if features().transports[trial.transport]:
+                note(f"trying {name}")
+                rows.append(await _try(name, trial))
     note("")
     if trying.cancelled_caught:
         return ExitStatus.FAILED
@@ -143,47 +147,67 @@ def _unix(stack: ExitStack) -> Endpoint:
     return UnixEndpoint(path=str(Path(directory, "demo.sock")))
 
 
-_TRANSPORTS: dict[str, Callable[[ExitStack], Endpoint]] = {
-    "stdio": _child,
-    "memory": _memory,
-    "tcp": _tcp,
-    "unix": _unix,
+def _http(_: ExitStack) -> Endpoint:
+    return HttpEndpoint(host="127.0.0.1", port=0, path="/mcp")
+
+
+def _sse(_: ExitStack) -> Endpoint:
+    return SseEndpoint(host="127.0.0.1", port=0, path="/sse")
+
+
+class _Trial(NamedTuple):
+    """What is tried: a transport, and the eras in which it is; the last is measured."""
+
+    transport: str
+    make_endpoint: Callable[[ExitStack], Endpoint]
+    eras: tuple[Era, ...] = ("legacy", "modern")
+
+
+_TRIALS = {
+    "stdio": _Trial("stdio", _child),
+    "memory": _Trial("memory", _memory),
+    "tcp": _Trial("tcp", _tcp),
+    "unix": _Trial("unix", _unix),
+    "http": _Trial("http", _http, ("modern",)),
+    "http-legacy": _Trial("http", _http, ("legacy",)),
+    "sse+http": _Trial("http", _sse, ("legacy",)),
 }
 
 
-async def _try_transport(transport: str, make_endpoint: Callable[[ExitStack], Endpoint]) -> Row:
+async def _try(name: str, trial: _Trial) -> Row:
     """Hold the conversation; whatever goes wrong is this row's error, not the others'."""
     round_trip: float | None = None
     rate: float | None = None
     try:
         with ExitStack() as stack, trio.fail_after(TRANSPORT_SECONDS):
-            endpoint = make_endpoint(stack)
+            endpoint = trial.make_endpoint(stack)
             if isinstance(endpoint, ProcessEndpoint):
-                round_trip, rate = await _talk(endpoint)
+                round_trip, rate = await _talk(endpoint, trial.eras)
             else:
-                round_trip, rate = await _serve_and_talk(endpoint)
+                round_trip, rate = await _serve_and_talk(endpoint, trial.eras)
     except Exception as error:
         lone = lone_exception(error)
-        return Row(transport, False, None, None, str(lone) or type(lone).__name__)
-    return Row(transport, True, round(round_trip * 1e6, 1), round(rate, 1), None)
+        return Row(name, False, None, None, str(lone) or type(lone).__name__)
+    return Row(name, True, round(round_trip * 1e6, 1), round(rate, 1), None)
 
 
-async def _serve_and_talk(endpoint: Endpoint) -> tuple[float, float]:
+async def _serve_and_talk(endpoint: Endpoint, eras: Sequence[Era]) -> tuple[float, float]:
     stop = trio.Event()
     async with trio.open_nursery() as nursery:
         (bound,) = await nursery.start(
             partial(serve_channels, BuiltinServer().serve, endpoint, stop=stop)
         )
-        measured = await _talk(bound)
+        measured = await _talk(bound, eras)
         stop.set()
     return measured
 
 
-async def _talk(endpoint: Endpoint | str) -> tuple[float, float]:
-    """The conversation in both eras; returns round trip and messages per second."""
-    async with open_peer(endpoint, era="legacy") as peer:
-        await converse(peer)
-    async with open_peer(endpoint, era="modern") as peer:
+async def _talk(endpoint: Endpoint | str, eras: Sequence[Era]) -> tuple[float, float]:
+    """The conversation in each era; returns round trip and messages per second."""
+    for era in eras[:-1]:
+        async with open_peer(endpoint, era=era) as peer:
+            await converse(peer)
+    async with open_peer(endpoint, era=eras[-1]) as peer:
         await converse(peer)
         return await _measure_round_trip(peer), await _measure_rate(peer)
 
