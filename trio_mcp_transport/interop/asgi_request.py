@@ -1,9 +1,13 @@
 """One ASGI ``http`` request as `HttpService` sees it, and the loop that answers it.
 
 Made by `asgi` for each request. Theory of operation: as everywhere, the response is written
-synchronously by whoever has something to say. Here it becomes ASGI messages in a queue, which
-the task that runs `AsgiRequest.answer` sends; beside it, once the body was read, a task
-waits in ``receive`` for the client to go away. Both end with the response.
+synchronously by whoever has something to say. Here it is queued, and a task sends it as ASGI
+messages; beside it, once the body was read, a task waits in ``receive`` for the client to go
+away. Both end with the response.
+
+A body that was refused is read on for a while, and forgotten, before the response ends: a
+server that ends the connection while the client still sends makes the operating system answer
+with a reset, which may destroy the response on its way.
 """
 
 from __future__ import annotations
@@ -31,6 +35,9 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 #: Characters of a path that stand for themselves; a server that gives no ``raw_path`` has
 #: decoded the others.
 _PATH_CHARACTERS = "/!$&'()*+,;=:@~"
+#: How long, and how much, a client may go on sending after its body was refused.
+_LINGER_SECONDS = 2.0
+_LINGER_BYTES = 16 * 1024 * 1024
 #: What a server may raise from ``send`` or ``receive`` once the client has gone: "servers
 #: must raise a server-specific subclass of OSError"; those on Trio may raise its own.
 _GONE = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
@@ -82,6 +89,9 @@ class AsgiRequest(HttpRequestStream):
         self._something = trio.Event()
         self._nothing_held = trio.Event()
         self._may_watch = trio.Event()
+        self._body_over = trio.Event()
+        if not {"content-length", "transfer-encoding"} & {name for name, _ in self.head.headers}:
+            self._body_over.set()
         self._complete = False
         self._gone = False
         self._aborted = False
@@ -104,6 +114,7 @@ class AsgiRequest(HttpRequestStream):
                     raise _too_large(max_bytes)
                 parts.append(data)
                 more = bool(message.get("more_body", False))
+            self._body_over.set()
             self._may_watch.set()
             return b"".join(parts)
         raise RemoteProtocolError("the body of the request did not come in time", status=408)
@@ -176,6 +187,7 @@ class AsgiRequest(HttpRequestStream):
         self._something.set()
         self._nothing_held.set()
         self._may_watch.set()
+        self._body_over.set()
 
     # -- what runs it -------------------------------------------------------------------
 
@@ -191,18 +203,21 @@ class AsgiRequest(HttpRequestStream):
                 nursery.start_soon(self._watch)
                 nursery.start_soon(self._send_all, nursery.cancel_scope)
                 await service.handle(self)
-                # The rest of a body that nobody wants comes before the end does.
                 self._may_watch.set()
         finally:
             self.lose()
 
     async def _watch(self) -> None:
         await self._may_watch.wait()
+        left = _LINGER_BYTES
         while not self._gone:
             try:
-                await self._next()
+                message = await self._next()
             except trio.BrokenResourceError:
                 return
+            left -= len(cast("bytes", message.get("body", b"")))
+            if left < 0 or not message.get("more_body", False):
+                self._body_over.set()
 
     async def _send_all(self, scope: trio.CancelScope) -> None:
         try:
@@ -239,11 +254,13 @@ class AsgiRequest(HttpRequestStream):
                 "headers": [(name.lower(), value) for name, value in event.headers.raw],
             })
         elif type(event) is EndOfBody:
+            with trio.move_on_after(_LINGER_SECONDS):
+                await self._body_over.wait()
             await self._take({"type": "http.response.body", "body": b"", "more_body": False})
 
     def _ends_next(self) -> bool:
         """Whether nothing but the end follows, which then needs no message of its own."""
-        if self._queue and type(self._queue[0]) is EndOfBody:
+        if self._queue and type(self._queue[0]) is EndOfBody and self._body_over.is_set():
             self._queue.popleft()
             return True
         return False
