@@ -17,11 +17,13 @@ from http_endpoint import (
     within,
 )
 
+from trio_mcp_transport.errors import LocalProtocolError
 from trio_mcp_transport.jsonrpc import ErrorObject, ErrorResponse, Notification, Request, Response
 from trio_mcp_transport.sansio.mcp_http.options import HttpServerOptions
 from trio_mcp_transport.sansio.mcp_http.replies import Reply
 from trio_mcp_transport.sansio.mcp_http.server import (
     Deliver,
+    ServerEndpoint,
     StartExchange,
 )
 
@@ -158,6 +160,23 @@ def test_ten_thousand_initialize_requests_fill_nothing_but_the_table() -> None:
             client.end(verdict)
     assert len(client.endpoint.sessions) == 100
     assert client.endpoint.exchanges == 0
+
+
+@pytest.mark.parametrize("session_id", ["", "two words", "caf\xe9", "line\n", "\x7f"])
+def test_a_session_id_consists_of_visible_ascii(session_id: str) -> None:
+    endpoint = ServerEndpoint(HttpServerOptions(), new_id=lambda: session_id)
+    with pytest.raises(LocalProtocolError, match="visible ASCII"):
+        endpoint.sessions.create(session_id, None, kind="streamable", now=0)
+
+
+@pytest.mark.parametrize("opened", [True, False])
+def test_no_two_sessions_have_one_id(opened: bool) -> None:
+    client = Client()
+    start = client.initialize()
+    if opened:
+        start.writer.send(initialized())
+    with pytest.raises(LocalProtocolError, match="unique"):
+        client.endpoint.sessions.create("session-1", None, kind="streamable", now=0)
 
 
 # -- whose they are ---------------------------------------------------------------------

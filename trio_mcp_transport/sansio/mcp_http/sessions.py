@@ -14,12 +14,14 @@ use the same one. Those that go out are renamed, see `asked`.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import Literal, TypeAlias
 
 import msgspec
 
+from ...errors import LocalProtocolError
 from ...jsonrpc import ErrorResponse, Message, Notification, RequestId, Response
 from .asked import AskedRequests, id_member
 from .exchange import ExchangeWriter
@@ -31,6 +33,7 @@ SessionKind: TypeAlias = Literal["streamable", "sse"]
 SessionState: TypeAlias = Literal["pending", "open", "ended"]
 #: The first revision whose clients know an event without a message for what it is.
 _PRIMED_SINCE = "2025-11-25"
+_VISIBLE_ASCII = re.compile(r"[!-~]+")
 
 
 class Delivery(msgspec.Struct, frozen=True):
@@ -189,7 +192,16 @@ class SessionTable:
     def create(
         self, session_id: str, principal: str | None, *, kind: SessionKind, now: float
     ) -> SessionRecord | None:
-        """A pending session, or None when there are too many."""
+        """A pending session, or None when there are too many.
+
+        Raises:
+            LocalProtocolError: The id cannot be one, or there is a session of that id.
+        """
+        # "The session ID MUST only contain visible ASCII characters (ranging from 0x21 to 0x7E)."
+        if not _VISIBLE_ASCII.fullmatch(session_id):
+            raise LocalProtocolError("a session id must consist of visible ASCII characters")
+        if session_id in self._sessions or session_id in self._pending:
+            raise LocalProtocolError("session ids must be unique: this one was given before")
         self._collect_expired(now)
         if len(self) >= self._max:
             self.refused += 1
