@@ -52,10 +52,11 @@ async def test_a_request_stands_alone(response: str) -> None:
 
 async def test_a_notification_is_accepted_with_202_and_no_body() -> None:
     async with served() as server:
-        body = {"jsonrpc": "2.0", "method": "notifications/any", "params": modern_params()}
         headers = {"MCP-Protocol-Version": MODERN, "Mcp-Method": "notifications/any"}
-        async with requesting(server.url, headers=headers, body=body) as answer:
-            assert (answer.status, await answer.body()) == (202, b"")
+        for params in (modern_params(), {}):
+            body = {"jsonrpc": "2.0", "method": "notifications/any", "params": params}
+            async with requesting(server.url, headers=headers, body=body) as answer:
+                assert (answer.status, await answer.body()) == (202, b"")
 
 
 async def test_a_body_is_one_message_and_no_response() -> None:
@@ -303,6 +304,7 @@ REGION = {"Mcp-Param-Region": "north", "Mcp-Param-Level": "42"}
     ("arguments", "headers"),
     [
         ({"region": "north", "level": 42}, REGION),
+        ({"level": 2**53 - 1}, {"Mcp-Param-Level": str(2**53 - 1)}),
         ({"region": "north", "level": 42}, {**REGION, "Mcp-Param-Level": "42.0"}),
         ({"region": "Süd"}, {"mcp-param-region": "=?base64?U8O8ZA==?="}),
         ({"region": "=?base64?x?="}, {"Mcp-Param-Region": "=?base64?PT9iYXNlNjQ/eD89?="}),
@@ -329,6 +331,7 @@ async def test_arguments_in_headers_are_those_of_the_body(
         ({"region": "north"}, {"Mcp-Param-Region": "North"}),
         ({"level": 42}, {"Mcp-Param-Level": "43"}),
         ({"level": 42}, {"Mcp-Param-Level": "forty-two"}),
+        ({"level": 2**53}, {"Mcp-Param-Level": str(2**53)}),
         ({"region": "Süd"}, {"Mcp-Param-Region": "Süd"}),
         ({"region": "north"}, {"Mcp-Param-Region": "=?base64?****?="}),
         ({"region": "Hello"}, {"Mcp-Param-Region": "=?base64?SGVsbG8?="}),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 from plain_http import initialize, requesting
-
 from specification.served_http import served
 
 pytestmark = pytest.mark.conformance

@@ -60,6 +60,8 @@ class StreamableWire(Wire):
         self._url = port.settings.url
         self._modern = ModernClient(headers, name_sources=port.settings.name_sources)
         self._legacy = LegacyClient(headers)
+        #: The revision of the last modern request.
+        self._spoken: str | None = None
         self._renewing = trio.Lock()
         self._listening: trio.CancelScope | None = None
 
@@ -70,8 +72,15 @@ class StreamableWire(Wire):
 
     async def carry(self, exchange: Exchange) -> None:
         """Send one message; see `Wire.carry`."""
-        if exchange.revision is not None:
-            await self._carry_modern(exchange, exchange.revision)
+        revision = exchange.revision
+        if revision is not None:
+            self._spoken = revision
+        elif self.is_modern_only and isinstance(exchange.message, Notification):
+            # It has no `_meta`, but "Every POST request to the MCP endpoint MUST include an
+            # MCP-Protocol-Version header".
+            revision = self._spoken
+        if revision is not None:
+            await self._carry_modern(exchange, revision)
         else:
             await self._carry_legacy(exchange)
 
