@@ -25,6 +25,7 @@ from trio_mcp_transport.limits import ChannelOptions
 MODERN = "2026-07-28"
 LEGACY = "2025-11-25"
 KEY = "io.modelcontextprotocol/"
+OPTIONS = ChannelOptions()
 META = {KEY + "protocolVersion": MODERN, KEY + "clientCapabilities": {}}
 
 
@@ -146,7 +147,7 @@ class PushedChannel(MessageChannel):
 
     @property
     def options(self) -> ChannelOptions:
-        return ChannelOptions()
+        return OPTIONS
 
     @property
     def session_id(self) -> str:
