@@ -38,6 +38,7 @@ class Responses:
     def __init__(self, stream: trio.abc.ReceiveStream) -> None:
         self._stream = stream
         self.data = b""
+        self.left: int | None = None  # of a body with a length that is read as chunks are
 
     async def _more(self) -> bool:
         data = await self._stream.receive_some(65536)
@@ -50,8 +51,9 @@ class Responses:
             assert await self._more(), f"the connection ended: {self.data!r}"
         head, self.data = self.data.split(b"\r\n\r\n", 1)
         status, *lines = head.decode().split("\r\n")
-        headers = dict(line.split(": ", 1) for line in lines)
-        return int(status.split()[1]), {name.lower(): value for name, value in headers.items()}
+        headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
+        self.left = int(headers["content-length"]) if "content-length" in headers else None
+        return int(status.split()[1]), headers
 
     async def whole(self) -> tuple[int, dict[str, str], bytes]:
         """The next response, whose body has a length or chunks."""
@@ -68,7 +70,13 @@ class Responses:
         return status, headers, body
 
     async def chunk(self) -> bytes:
-        """The next chunk; empty for the last."""
+        """The next chunk; empty for the last. What is left of a body with a length is one."""
+        if self.left is not None:
+            while len(self.data) < self.left:
+                assert await self._more(), "the connection ended in a body"
+            body, self.data = self.data[: self.left], self.data[self.left :]
+            self.left = 0
+            return body
         while b"\r\n" not in self.data:
             assert await self._more(), "the connection ended in a chunked body"
         size_line, rest = self.data.split(b"\r\n", 1)

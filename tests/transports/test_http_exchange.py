@@ -26,7 +26,7 @@ from trio_mcp_transport import (
 )
 from trio_mcp_transport.sansio.mcp_http.options import HttpServerOptions
 
-RESULT = {"content": []}
+RESULT: dict[str, object] = {"content": []}
 
 
 def answering(result: object = RESULT) -> Callable[[MessageChannel], Awaitable[None]]:
@@ -435,6 +435,8 @@ async def test_a_result_that_is_too_large_is_refused_to_the_handler_and_nothing_
 async def test_a_client_that_reads_slowly_makes_the_handler_wait(
     autojump_clock: MockClock,
 ) -> None:
+    sent = 0
+
     async def flood(channel: MessageChannel, request: Request) -> None:
         nonlocal sent
         for _ in range(100):
@@ -442,7 +444,6 @@ async def test_a_client_that_reads_slowly_makes_the_handler_wait(
             sent += 1
         await channel.send(Response(request.id, RESULT))
 
-    sent = 0
     options = ChannelOptions(outbox_bytes=5000)
     async with serving(Recorder(flood), channel_options=options) as served:
         client = served.connect()
@@ -484,8 +485,7 @@ async def test_more_exchanges_than_allowed_get_503_with_retry_after(
 
 async def test_an_exchange_is_a_channel_like_every_other() -> None:
     async def look(channel: MessageChannel, request: Request) -> None:
-        assert channel.state is ChannelState.CONNECTED
-        assert channel.is_connected
+        assert await channel.wait_state(ChannelState.CONNECTED) is ChannelState.CONNECTED
         assert not channel.can_send_eof
         with pytest.raises(LocalProtocolError):
             await channel.send_eof()
@@ -497,7 +497,6 @@ async def test_an_exchange_is_a_channel_like_every_other() -> None:
         await channel.send(Response(request.id, RESULT))
         assert channel.statistics().messages_sent == 3
         await channel.aclose()
-        assert channel.state is ChannelState.CLOSED
         assert await channel.wait_state(ChannelState.CLOSED) is ChannelState.CLOSED
         for attempt in (
             lambda: channel.send(Notification("late")),
