@@ -220,10 +220,10 @@ class ErrorResponse(_Message, frozen=True):
 Message: TypeAlias = Request | Notification | Response | ErrorResponse
 # Their struct tags put `"jsonrpc": "2.0"` in front, so each encodes as it goes out.
 _MESSAGE_TYPES = frozenset({Request, Notification, Response, ErrorResponse})
-AnyMessage = TypeVar("AnyMessage", bound=Message)
+M = TypeVar("M", bound=Message)
 
 
-def relate(message: AnyMessage, request_id: RequestId | None) -> AnyMessage:
+def relate(message: M, request_id: RequestId | None) -> M:
     """Note which request a message belongs to; returns the same object.
 
     Args:
