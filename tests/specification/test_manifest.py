@@ -34,6 +34,16 @@ def test_a_sentence_has_one_place_and_one_id(revision: str) -> None:
     assert len(ids) == len(set(ids))
 
 
+def test_a_sentence_is_held_by_tests_or_says_why_not() -> None:
+    undecided = []
+    for key, sentence in everything().items():
+        answers = [bool(sentence.tests), sentence.reason is not None, sentence.same_as is not None]
+        nobody = sentence.binds == "application" and bool(twin_of(sentence).tests)
+        if answers.count(True) != 1 or nobody:
+            undecided.append(key)
+    assert undecided == []
+
+
 def twin_of(sentence: Sentence) -> Sentence:
     """The sentence whose tests hold this one."""
     return everything()[sentence.same_as] if sentence.same_as else sentence
