@@ -42,8 +42,7 @@ class Server:
         self.ended += 1
 
     def request(self, number: int) -> Request:
-        found = [message for message in self.received if isinstance(message, Request)][number]
-        return found
+        return [message for message in self.received if isinstance(message, Request)][number]
 
 
 async def test_a_session_is_one_channel_from_initialize_to_its_end(
@@ -312,7 +311,7 @@ async def test_one_slow_client_makes_only_those_wait_who_send_to_it(
         for _ in range(2):
             await channel.send(big(1))
         assert not channel.try_send(big(1))
-        with trio.move_on_after(5) as scope:
+        with trio.move_on_after(2) as scope:
             await channel.send_many([big(2), big(1)])
         assert scope.cancelled_caught  # so neither was queued
         await channel.send(Response(2, RESULT))
