@@ -15,6 +15,7 @@ from .errors import RpcError
 from .jsonrpc import InvalidMessage, Notification, Request, RequestId
 
 if TYPE_CHECKING:
+    from .abc import MessageChannel
     from .peer import Peer
 
 __all__ = [
@@ -23,6 +24,8 @@ __all__ = [
     "ClosesStreams",
     "Conversation",
     "Dispatcher",
+    "HasExchanges",
+    "MayAsk",
     "RequestPolicy",
     "TellsBrokenAnswers",
 ]
@@ -55,6 +58,23 @@ class ClosesStreams(Protocol):
         Raises:
             LocalProtocolError: This stream cannot be resumed.
         """
+
+
+@runtime_checkable
+class MayAsk(Protocol):
+    """An exchange that not every client takes requests on."""
+
+    @property
+    def can_ask(self) -> bool:
+        """Whether a request may be sent on it at the moment."""
+
+
+@runtime_checkable
+class HasExchanges(Protocol):
+    """A session as one channel, whose requests came by exchanges of their own."""
+
+    def exchange_of(self, request_id: RequestId) -> MessageChannel | None:
+        """The exchange of a request that was received and is not answered yet."""
 
 
 class Call(Protocol):

@@ -7,30 +7,35 @@ keeps exception groups away from the caller; it speaks no MCP itself.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
-from typing import Generic, TypeVar, Unpack
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, TypeVar, Unpack
 
 import trio
 
 from ..abc import EventHandler, MessageChannel
-from ..connect import open_channel
+from ..connect import HttpClient, open_channel
 from ..endpoint_parser import EndpointSpec
 from ..errors import FeatureUnavailable
 from ..limits import DEFAULT_DRAIN_SECONDS
 from ..registry import ChannelOverrides, StderrHandler
-from ..reporting import choose_failure
 from ..serve import serve_channels
+from .mcp_sdk_serving import SdkConnections, header_schema, low_level
 from .mcp_sdk_streams import SdkReadStream, SdkStreams, SdkWriteStream, Wire
 
 try:
     from mcp.server import MCPServer, Server
-    from mcp.server.runner import serve_dual_era_loop
 except ImportError as error:
     raise FeatureUnavailable(
         "the official MCP SDK, 2.3 or later, is not installed:"
         ' pip install "trio-mcp-transport[mcp]"'
     ) from error
+
+if TYPE_CHECKING:
+    from ..security.admission import Authenticator
+    from ..stores.events import EventStore
 
 __all__ = [
     "SdkReadStream",
@@ -81,14 +86,14 @@ async def sdk_streams(
         await channel.aclose()
 
 
-@asynccontextmanager
-async def sdk_transport(
+def sdk_transport(
     endpoint: EndpointSpec,
     *,
     on_event: EventHandler | None = None,
     on_stderr: StderrHandler | None = None,
+    client: HttpClient | None = None,
     **options: Unpack[ChannelOverrides],
-) -> AsyncGenerator[SdkStreams, None]:
+) -> AbstractAsyncContextManager[SdkStreams]:
     """A transport for the SDK's `Client`, to any endpoint of ours.
 
     ``async with Client(sdk_transport("tcp://127.0.0.1:9000")) as client: ...``, under
@@ -98,19 +103,55 @@ async def sdk_transport(
         endpoint: A string, mapping or object, as `parse_endpoint` reads it.
         on_event: Gets the faults that no caller would see; they are logged without it.
         on_stderr: Gets each line that a child process writes to stderr.
+        client: As for `open_channel`.
         options: Fields of `ChannelOptions`, which beat those of the endpoint.
 
     Raises:
         FeatureUnavailable: Not entered under Trio.
         ConfigurationError: As for `open_channel`.
-        ConnectFailed: As for `open_channel`.
+        ConnectFailed: As for `open_channel`, on entering.
     """
-    _require_trio()
-    async with (
-        open_channel(endpoint, on_event=on_event, on_stderr=on_stderr, **options) as channel,
-        sdk_streams(channel, on_event=on_event) as streams,
-    ):
-        yield streams
+    return _SdkTransport(
+        partial(
+            open_channel,
+            endpoint,
+            on_event=on_event,
+            on_stderr=on_stderr,
+            client=client,
+            **options,
+        ),
+        on_event,
+    )
+
+
+class _SdkTransport(AbstractAsyncContextManager[SdkStreams]):
+    """Owns a channel and the two streams on it.
+
+    A class, as a generator that yields inside of nurseries loses them when it is not run
+    to its end.
+    """
+
+    def __init__(
+        self,
+        open_: Callable[[], AbstractAsyncContextManager[MessageChannel]],
+        on_event: EventHandler | None,
+    ) -> None:
+        self._open = open_
+        self._on_event = on_event
+
+    async def __aenter__(self) -> SdkStreams:
+        _require_trio()
+        self._manager = self._open()
+        wire = Wire(await self._manager.__aenter__(), 0, self._on_event)
+        return SdkReadStream(wire), SdkWriteStream(wire)
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        return await self._manager.__aexit__(exc_type, exc, traceback)  # noqa: ASYNC102 (as that does)
 
 
 # -- servers ----------------------------------------------------------------------------
@@ -143,10 +184,12 @@ async def run_sdk_server(
         FeatureUnavailable: Not called under Trio.
     """
     _require_trio()
-    low_level = _low_level(server)
-    async with low_level.lifespan(low_level) as state:
-        connection = _Connection(low_level, state, drain, raise_exceptions, on_event, None)
-        await connection.serve(channel)
+    inner = low_level(server)
+    async with inner.lifespan(inner) as state:
+        connections = SdkConnections(
+            inner, state, drain=drain, raise_exceptions=raise_exceptions, on_event=on_event
+        )
+        await connections.serve(channel)
 
 
 async def serve_sdk(
@@ -156,6 +199,8 @@ async def serve_sdk(
     on_event: EventHandler | None = None,
     stop: trio.Event | None = None,
     drain: float = DEFAULT_DRAIN_SECONDS,
+    authenticate: Authenticator | None = None,
+    event_store: EventStore | None = None,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
     **options: Unpack[ChannelOverrides],
 ) -> None:
@@ -165,6 +210,11 @@ async def serve_sdk(
     once, around all connections, as the SDK does over HTTP. Once `stop` is set, a
     connection is closed as soon as nothing that it asked for is in work.
 
+    Over HTTP it serves both eras. A legacy session is one conversation: what a handler says
+    goes out with the answer to its request, anything else on the session's own stream.
+    Handlers find the `ChannelContext` of their own request as the SDK's ``ctx.request``; its
+    `headers` are what the SDK's ``ctx.headers`` is then.
+
     Args:
         server: An `MCPServer` or low-level `Server`.
         endpoints: Where to listen, at least one.
@@ -172,6 +222,8 @@ async def serve_sdk(
         on_event: Gets the faults that no caller would see; they are logged without it.
         stop: As for `serve_channels`.
         drain: Seconds that handlers get to finish, after `stop` or a peer's end.
+        authenticate: As for `serve_channels`.
+        event_store: As for `serve_channels`.
         task_status: As for `serve_channels`.
         options: Fields of `ChannelOptions`, which beat those of every endpoint.
 
@@ -182,74 +234,29 @@ async def serve_sdk(
         OSError: As for `serve_channels`.
     """
     _require_trio()
-    low_level = _low_level(server)
-    async with low_level.lifespan(low_level) as state:
-        connection = _Connection(low_level, state, drain, raise_exceptions, on_event, stop)
+    inner = low_level(server)
+    async with inner.lifespan(inner) as state:
+        connections = SdkConnections(
+            inner,
+            state,
+            drain=drain,
+            raise_exceptions=raise_exceptions,
+            on_event=on_event,
+            stop=stop,
+        )
         await serve_channels(
-            connection.serve,
+            connections.serve,
             *endpoints,
             on_event=on_event,
             stop=stop,
             drain=drain,
+            http="session",
+            authenticate=authenticate,
+            event_store=event_store,
+            header_schema=header_schema(inner),
             task_status=task_status,
             **options,
         )
-
-
-def _low_level(server: MCPServer[S] | Server[S]) -> Server[S]:
-    # The SDK's own transports reach it in this way; it has no public name yet.
-    return server._lowlevel_server if isinstance(server, MCPServer) else server
-
-
-class _Connection(Generic[S]):
-    """How each connection of a server is served."""
-
-    def __init__(
-        self,
-        server: Server[S],
-        state: S,
-        drain: float,
-        raise_exceptions: bool,
-        on_event: EventHandler | None,
-        stop: trio.Event | None,
-    ) -> None:
-        self._server = server
-        self._state = state
-        self._drain = drain
-        self._raise_exceptions = raise_exceptions
-        self._on_event = on_event
-        self._stop = stop
-
-    async def serve(self, channel: MessageChannel) -> None:
-        """Serve one channel until its end, and close it."""
-        wire = Wire(channel, self._drain, self._on_event)
-        try:
-            async with trio.open_nursery() as nursery:
-                if self._stop is not None:
-                    nursery.start_soon(self._watch, self._stop, wire)
-                await serve_dual_era_loop(
-                    self._server,
-                    SdkReadStream(wire),
-                    SdkWriteStream(wire),
-                    lifespan_state=self._state,
-                    session_id=channel.session_id,
-                    init_options=self._server.create_initialization_options(),
-                    raise_exceptions=self._raise_exceptions,
-                )
-                nursery.cancel_scope.cancel()
-        except BaseException as error:  # noqa: ASYNC103 (raised below)
-            channel.abort()
-            failure = choose_failure(error, self._on_event)
-        else:
-            await channel.aclose()
-            if channel.failure is not None:
-                raise channel.failure.again()
-            return
-        raise failure
-
-    async def _watch(self, stop: trio.Event, wire: Wire) -> None:
-        await stop.wait()
-        wire.finish()
 
 
 def _require_trio() -> None:

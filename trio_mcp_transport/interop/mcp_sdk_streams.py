@@ -9,6 +9,8 @@ they are, for at most `drain` seconds.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Self, TypeAlias
 
@@ -16,7 +18,8 @@ import msgspec
 import trio
 
 from ..abc import ChannelBroken, ChannelEvent, EventHandler, MessageChannel
-from ..errors import FeatureUnavailable
+from ..conversation import ClosesStreams, HasExchanges, MayAsk
+from ..errors import FeatureUnavailable, LocalProtocolError, MethodNotFound
 from ..jsonrpc import (
     ErrorCode,
     ErrorObject,
@@ -28,6 +31,7 @@ from ..jsonrpc import (
     RequestId,
     Response,
     decode_message,
+    relate,
 )
 from ..reporting import report
 
@@ -117,7 +121,7 @@ class SdkWriteStream:
             anyio.BrokenResourceError: The channel failed; the cause is chained.
             anyio.ClosedResourceError: This side closed the stream or the channel.
         """
-        await self._wire.send(item.message)
+        await self._wire.send(item)
 
     async def aclose(self) -> None:
         """Stop writing. What was sent is flushed when the channel is closed.
@@ -143,19 +147,31 @@ SdkStreams: TypeAlias = tuple[SdkReadStream, SdkWriteStream]
 
 
 class Wire:
-    """What both streams share: the channel, and which requests are not answered yet."""
+    """What both streams share: the channel, and which requests are not answered yet.
+
+    Args:
+        channel: The channel.
+        drain: See the module.
+        on_event: Told of messages that the SDK cannot take.
+        has_method: For a server: whether it has a handler for a method.
+    """
 
     def __init__(
-        self, channel: MessageChannel, drain: float, on_event: EventHandler | None
+        self,
+        channel: MessageChannel,
+        drain: float,
+        on_event: EventHandler | None,
+        has_method: Callable[[str], bool] | None = None,
     ) -> None:
         self._channel = channel
         self._drain = drain
         self._on_event = on_event
+        self._has_method = has_method
         self._metadata = ServerMessageMetadata(request_context=channel.context)
         self._ended = False
         self._reading_closed = False
         self._reader: trio.CancelScope | None = None
-        self._unanswered: set[RequestId] = set()
+        self._unanswered: dict[RequestId, str] = {}  # with the methods
         self._settled = trio.Event()
         self.writing_closed = False
 
@@ -213,11 +229,33 @@ class Wire:
         except _DECODE_FAULTS as error:
             return self._refuse(message, error)
         if isinstance(message, Request):
-            self._unanswered.add(message.id)
+            self._unanswered[message.id] = message.method
             self._settled = trio.Event()
-        elif isinstance(message, Notification):
+            return SessionMessage(converted, self._metadata_of(message.id))
+        if isinstance(message, Notification):
             self._note_cancel(converted)
         return SessionMessage(converted, self._metadata)
+
+    def _metadata_of(self, request_id: RequestId) -> ServerMessageMetadata:
+        """What is special to one request: over HTTP each has an exchange of its own."""
+        exchange: MessageChannel | None = self._channel
+        if isinstance(self._channel, HasExchanges):
+            exchange = self._channel.exchange_of(request_id)
+        if exchange is None or not exchange.context.exchange:
+            return self._metadata
+
+        async def close_stream() -> None:
+            # The SDK says that it does nothing where the client cannot come back.
+            with suppress(LocalProtocolError):
+                if isinstance(exchange, ClosesStreams):
+                    exchange.close_stream()
+            await trio.lowlevel.checkpoint()
+
+        return ServerMessageMetadata(
+            request_context=exchange.context,
+            close_sse_stream=close_stream,
+            can_send_request=isinstance(exchange, MayAsk) and exchange.can_ask,
+        )
 
     def _note_cancel(self, message: JSONRPCMessage) -> None:
         """A request that the peer has cancelled gets no answer."""
@@ -254,12 +292,13 @@ class Wire:
 
     # -- writing ------------------------------------------------------------------------
 
-    async def send(self, message: JSONRPCMessage) -> None:
+    async def send(self, item: SessionMessage) -> None:
         """See `SdkWriteStream.send`."""
         if self.writing_closed:
             raise anyio.ClosedResourceError
+        message = item.message
         try:
-            await self._channel.send(_from_sdk(message))
+            await self._channel.send(self._to_send(item))
         except trio.ClosedResourceError as error:
             self._settle()
             raise anyio.ClosedResourceError from error
@@ -269,8 +308,25 @@ class Wire:
         if isinstance(message, JSONRPCResponse | JSONRPCError) and message.id is not None:
             self._answered(message.id)
 
+    def _to_send(self, item: SessionMessage) -> Message:
+        """Our message, with what HTTP wants to know beside it."""
+        message = _from_sdk(item.message)
+        metadata = item.metadata
+        if isinstance(metadata, ServerMessageMetadata) and metadata.related_request_id is not None:
+            relate(message, metadata.related_request_id)
+        if isinstance(message, ErrorResponse) and message.id is not None:
+            method = self._unanswered.get(message.id)
+            if (
+                message.error.code == ErrorCode.METHOD_NOT_FOUND
+                and method is not None
+                and self._has_method is not None
+                and not self._has_method(method)
+            ):
+                message.with_cause(MethodNotFound(method))
+        return message
+
     def _answered(self, request_id: RequestId) -> None:
-        self._unanswered.discard(request_id)
+        self._unanswered.pop(request_id, None)
         if not self._unanswered:
             self._settled.set()
 

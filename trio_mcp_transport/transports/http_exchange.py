@@ -157,6 +157,11 @@ class ExchangeChannel(HttpServerChannel):
         act = partial(self.writer.close_connection, retry)
         self.outflow.put(partial(self._step, act), 0)
 
+    @property
+    def can_ask(self) -> bool:
+        """Whether a request may be sent on it at the moment."""
+        return self.writer.can_ask
+
     # -- inside -------------------------------------------------------------------------
 
     def take_over(self, carrier: HttpRequestStream) -> None:

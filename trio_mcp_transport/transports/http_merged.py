@@ -123,6 +123,14 @@ class MergedChannel(SessionChannel):
 
         exchange.push_to(deliver, ended)
 
+    def exchange_of(self, request_id: RequestId) -> ExchangeChannel | None:
+        """The exchange of a request that was received and is not answered yet.
+
+        Not to be received from; it tells of its own request: `context`, `close_stream`.
+        """
+        found = self._exchanges.get(request_id)
+        return None if found is None else found[0]
+
     def _new_id(self, wanted: RequestId) -> RequestId:
         if wanted not in self._exchanges:
             return wanted
