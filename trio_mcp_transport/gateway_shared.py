@@ -38,6 +38,7 @@ from .reporting import report
 from .restart import RestartPolicy
 from .sansio.mcp_http.bridge_ids import ChildTable
 from .sansio.mcp_http.mirrored import HeaderSchema, InvalidHeaderSchema, read_header_schema
+from .sansio.metadata import as_raw
 
 __all__ = ["SharedChild", "error_answer"]
 
@@ -59,6 +60,11 @@ class _Exchange:
         self._waiting: deque[Message] = deque()
         self._bytes = 0
         self._wake = trio.Event()
+
+    def break_off(self) -> None:
+        """End it without an answer, so that its client sees no end in good order."""
+        self.channel.abort()
+        self.scope.cancel()
 
     def put(self, message: Message) -> bool:
         """Send it, now or later; False if too much waits already."""
@@ -177,7 +183,7 @@ class SharedChild:
         table, self._table = self._table, ChildTable()
         for passed in table.in_flight():
             if passed.method == "subscriptions/listen":
-                passed.origin.scope.cancel()
+                passed.origin.break_off()
             else:
                 passed.origin.put(error_answer(passed.request_id, "the server has ended"))
 
@@ -227,12 +233,12 @@ class SharedChild:
                 self._on_event,
                 ChannelEvent(name="exchange.overflow", message=text, context=context),
             )
-            exchange.scope.cancel()
+            exchange.break_off()
 
     def _learn(self, answer: Response) -> None:
         """Remember the headers of the tools in a list."""
         try:
-            listed = answer.result_as(_ToolList).tools
+            listed = _decode_tools(as_raw(answer.result)).tools
         except msgspec.DecodeError:
             return
         for tool in listed:
@@ -307,3 +313,6 @@ class _Tool(msgspec.Struct):
 
 class _ToolList(msgspec.Struct):
     tools: list[_Tool]
+
+
+_decode_tools = msgspec.json.Decoder(_ToolList).decode
