@@ -34,6 +34,7 @@ __all__ = [
     "HTTP_HEAD_TIMEOUT",
     "HTTP_IDLE_TIMEOUT",
     "HTTP_RETRY_AFTER",
+    "LISTEN_HEAD_SECONDS",
     "MAX_ABANDONED_IDS",
     "MAX_BATCH_MESSAGES",
     "MAX_CANCELLED_CLOSE_SECONDS",
@@ -162,6 +163,9 @@ SSE_RETRY_INTERVAL = 1.0
 #: up; without word from the server it waits twice as long each time, at most this long.
 MAX_RECONNECTS = 5
 SSE_MAX_BACKOFF = 30.0
+#: Seconds that the first requests of a session wait for the head of its standalone stream,
+#: which some servers send only with the first event.
+LISTEN_HEAD_SECONDS = 1.0
 #: Seconds that a client waits when there are too many of it (Retry-After).
 HTTP_RETRY_AFTER = 5
 

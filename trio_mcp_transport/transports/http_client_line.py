@@ -65,6 +65,8 @@ class Exchange:
         is_cancelled: Whether the application has cancelled it.
         is_control: Whether it was sent by the control lane.
         is_internal: Whether the channel itself sent it, and gets its answer.
+        opens_stream: Whether later ones wait until it is over: the standalone stream opens
+            with it.
         reply: The answer of an internal one, with the head that brought it.
         held: An answer that is kept back until it is clear that it stands.
         resume: How to go on with its stream, which was lost for this reason.
@@ -82,6 +84,7 @@ class Exchange:
         "is_control",
         "is_internal",
         "message",
+        "opens_stream",
         "parked",
         "phase",
         "reply",
@@ -109,6 +112,7 @@ class Exchange:
         self.cancels: Exchange | None = None
         self.is_control = False
         self.is_internal = False
+        self.opens_stream = False
         self.reply: Response | ErrorResponse | None = None
         self.reply_headers: Headers | None = None
         self.is_cancelled = False

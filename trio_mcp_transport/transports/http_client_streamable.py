@@ -29,6 +29,7 @@ from ..jsonrpc import (
     Response,
     encode_message,
 )
+from ..limits import LISTEN_HEAD_SECONDS
 from ..sansio.eras import is_legacy_status
 from ..sansio.headers import Headers
 from ..sansio.mcp_http.answers import MODERN_ERRORS, kind_of_body, refusal
@@ -64,6 +65,8 @@ class StreamableWire(Wire):
         self._spoken: str | None = None
         self._renewing = trio.Lock()
         self._listening: trio.CancelScope | None = None
+        #: Set once it is known whether the standalone stream is there.
+        self._heard = trio.Event()
 
     @property
     def is_modern_only(self) -> bool:
@@ -216,6 +219,7 @@ class StreamableWire(Wire):
 
     async def _carry_legacy(self, exchange: Exchange) -> None:
         legacy = self._legacy
+        exchange.opens_stream = _is_initialized(exchange)
         while True:
             exchange.generation = legacy.generation
             headers = legacy.post_headers
@@ -229,7 +233,7 @@ class StreamableWire(Wire):
                 if (
                     isinstance(refused.cause, SessionExpired)
                     and not exchange.retried
-                    and not _is_initialized(exchange)
+                    and not exchange.opens_stream
                 ):
                     exchange.retried = True
                     if await self._renew(exchange.generation):
@@ -237,8 +241,13 @@ class StreamableWire(Wire):
                 self._settle_refused(exchange, refused)
                 return
             if not exchange.is_request:
-                if _is_initialized(exchange):
+                if exchange.opens_stream:
                     self._listen()
+                    # What a server says beside all requests before the stream is there it
+                    # may drop, and what comes next may be a request that makes it ask
+                    # something. Some send the head only with the first event.
+                    with trio.move_on_after(LISTEN_HEAD_SECONDS):
+                        await self._heard.wait()
                 else:
                     legacy.worked()
             return
@@ -298,6 +307,8 @@ class StreamableWire(Wire):
         """
         headers = await self._with_credentials(self._legacy.get_headers(reconnect.last_event_id))
         async with self._port.sender.request("GET", self._url, headers=headers) as response:
+            if exchange is None:
+                self._heard.set()
             if not 200 <= response.status < 300:
                 raise await self._refused(response, "mcp-session-id" in headers)
             if kind_of_body(response.headers) != "sse":
@@ -311,8 +322,10 @@ class StreamableWire(Wire):
     def _listen(self) -> None:
         """Open the stream that brings what belongs to no request."""
         if self._legacy.session_id is None or not self._port.settings.listen:
+            self._heard.set()
             return
         self.abort()
+        self._heard = trio.Event()
         self._listening = scope = trio.CancelScope()
         self._port.nursery.start_soon(self._run_standalone, scope)
 
@@ -326,12 +339,15 @@ class StreamableWire(Wire):
                 self._port.report(
                     "stream.lost", f"nothing is heard beside requests any more: {error}", error
                 )
+            finally:
+                self._heard.set()
 
     async def _keep_listening(self, reconnect: Reconnect) -> None:
         while True:
             try:
                 cause = await self._get(None, reconnect)
             except _LOST as error:
+                self._heard.set()
                 cause = error
             except Refused as refused:
                 # "or else return HTTP 405 Method Not Allowed, indicating that the server

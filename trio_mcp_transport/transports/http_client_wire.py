@@ -195,7 +195,8 @@ class Wire(ABC):
             ) as response:
                 if not is_redirect(response.status):
                     port.bytes_sent += len(exchange.data)
-                    self._line.taken(exchange)
+                    if not exchange.opens_stream:
+                        self._line.taken(exchange)
                     await self._read(response, exchange, "mcp-session-id" in headers)
                     return
                 location = response.headers.get("location")
