@@ -226,10 +226,7 @@ def _as_text(value: object) -> str | None:
     if isinstance(value, float):
         value = int(value) if value.is_integer() else repr(value)
     if isinstance(value, int):
-        try:
-            return str(value)
-        except ValueError:  # over 4,300 digits
-            return None
+        return str(value)
     return value if isinstance(value, str) else None
 
 

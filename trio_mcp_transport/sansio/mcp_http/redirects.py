@@ -69,7 +69,7 @@ def resolve(base: str, reference: str) -> str | None:
         return None
     if parts.scheme not in DEFAULT_PORTS or not parts.hostname or not port_is_fine:
         return None
-    if "@" in parts.netloc or any(character <= " " for character in reference):
+    if "@" in parts.netloc or not all("!" <= character <= "~" for character in reference):
         return None
     return urlunsplit(parts._replace(fragment="", path=parts.path or "/"))
 
