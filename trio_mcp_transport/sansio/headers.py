@@ -110,7 +110,7 @@ class Headers:
         return [value for _, _, other, value in self._fields if other == name]
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and name.lower() in self._by_name
+        return isinstance(name, str) and (name in self._by_name or name.lower() in self._by_name)
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         """Pairs of name, in lower case, and value."""

@@ -113,7 +113,7 @@ class Http1Client:
         connection, and nothing came that nobody asked for.
         """
         return (
-            self._receiving in {_IDLE, _DONE}
+            (self._receiving is _DONE or self._receiving is _IDLE)
             and self._keep_alive
             and not self._eof
             and not self._buffer

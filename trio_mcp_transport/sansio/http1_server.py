@@ -161,7 +161,7 @@ class Http1Server:
     @property
     def response_started(self) -> bool:
         """Whether the head of the response to this request was made."""
-        return self._sending in {_SENDING, _SENT, _OTHER, _BROKEN}
+        return self._sending is not _IDLE and self._sending is not _READY
 
     @property
     def buffered(self) -> int:
