@@ -170,6 +170,11 @@ class HttpConnection:
         """Whether it waits for the first byte of a request."""
         return self._request is None and not self._handling and not self._closed
 
+    @property
+    def tasks_beside(self) -> int:
+        """Tasks that it has beside its own: one that writes, or one that reads."""
+        return len(self._nursery.child_tasks)
+
     def close(self) -> None:
         """End now; a handler that runs in this connection's task may finish what it does."""
         if not self._handling:
@@ -186,6 +191,7 @@ class HttpConnection:
                 self._scope.cancel()
         elif self._handling:
             self._ahead = trio.Event()
+            self._ahead_scope = trio.CancelScope()
             self._nursery.start_soon(self._read_ahead, self._request, self._ahead)
 
     def _fail(self, _: ChannelBroken) -> None:
