@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -556,6 +555,6 @@ async def test_cancelling_the_service_ends_everything_at_once(
             await client.call(session=session)
             await trio.sleep(1)
             scope.cancel()
-            await trio.sleep(math.inf)
+            await trio.sleep_forever()
     assert recorder.cancelled == 1
     assert len(served.service.deadlines) == 0

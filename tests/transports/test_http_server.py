@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Protocol
 
 import pytest
 import trio
@@ -92,9 +93,16 @@ def make_router() -> tuple[Router, dict[str, trio.Event]]:
     return router, events
 
 
+class Serve(Protocol):
+    """Something like `serve_peers`, all but its ``task_status`` given."""
+
+    def __call__(self, *, task_status: trio.TaskStatus[list[str]]) -> Awaitable[object]:
+        """Serve."""
+
+
 @asynccontextmanager
 async def served(
-    serve: Callable[..., Awaitable[object]],
+    serve: Serve,
 ) -> AsyncGenerator[Callable[[], Awaitable[Post]], None]:
     """Serve, and give what connects; what was opened is closed."""
     streams: list[trio.SocketStream] = []
@@ -295,15 +303,14 @@ async def test_a_listener_is_served_and_not_accepted_from() -> None:
 
 async def test_what_cannot_be_listened_at_is_told_before_anything_is_opened() -> None:
     async def nobody(channel: MessageChannel) -> None:
-        raise AssertionError
+        await channel.aclose()
 
     taken = socket.socket()
     taken.bind(("127.0.0.1", 0))
     taken.listen()
     port = taken.getsockname()[1]
-    with taken:
-        with pytest.raises(ConnectFailed):
-            await serve_channels(nobody, f"http://127.0.0.1:{port}/mcp")
+    with taken, pytest.raises(ConnectFailed):
+        await serve_channels(nobody, f"http://127.0.0.1:{port}/mcp")
     with pytest.raises(ConfigurationError):
         await serve_channels(nobody, HttpEndpoint(host="127.0.0.1", port=0, read_timeout=3))
     with pytest.raises(FeatureUnavailable):
