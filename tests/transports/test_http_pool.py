@@ -341,6 +341,56 @@ async def test_an_idle_connection_expires(autojump_clock: trio.testing.MockClock
         assert servers.open_clients == 1
 
 
+@pytest.mark.parametrize("value", ["timeout=5", "Timeout=5, max=100", "max=100; timeout=5"])
+async def test_a_server_may_keep_connections_for_less(
+    autojump_clock: trio.testing.MockClock, value: str
+) -> None:
+    field = f"OK\r\nKeep-Alive: {value}\r\n".encode()
+    async with pool_of(answer_with(OK.replace(b"OK\r\n", field)), idle_expiry=60) as (
+        pool,
+        servers,
+    ):
+        await ask(pool)
+        await trio.sleep(3.9)
+        await ask(pool)
+        assert len(servers.opened) == 1
+        await trio.sleep(4)
+        await ask(pool)
+        assert len(servers.opened) == 2
+        assert servers.open_clients == 1
+
+
+async def test_a_server_that_says_nothing_useful_of_it_is_as_one_that_says_nothing(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    answer = OK.replace(b"OK\r\n", b"OK\r\nKeep-Alive: timeout=soon, nottimeout=1\r\n")
+    async with pool_of(answer_with(answer), idle_expiry=60) as (pool, servers):
+        await ask(pool)
+        await trio.sleep(59)
+        await ask(pool)
+        assert len(servers.opened) == 1
+
+
+async def test_a_connection_that_expires_behind_a_younger_one_is_not_used(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def handler(server: SocketStream) -> None:
+        head = await read_request(server)
+        short = b"Host: b" in head
+        await server.send_all(
+            OK.replace(b"OK\r\n", b"OK\r\nKeep-Alive: timeout=2\r\n") if short else OK
+        )
+        await server.receive_some()
+
+    async with pool_of(handler, idle_expiry=60) as (pool, servers):
+        await ask(pool, "http://a/")
+        await ask(pool, "http://b/")
+        await trio.sleep(2)
+        await ask(pool, "http://b/")
+        assert servers.opened == [("a", 80), ("b", 80), ("b", 80)]
+        assert servers.open_clients == 2
+
+
 async def test_other_hosts_get_other_connections() -> None:
     async with pool_of(answer_all) as (pool, servers):
         for url in ("http://a/", "http://b/", "http://a:81/", "http://a/x", "http://A:80/y"):

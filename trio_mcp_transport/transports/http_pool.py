@@ -37,6 +37,9 @@ __all__ = ["DEFAULT_IDLE_EXPIRY", "HttpPool", "PoolStatistics"]
 #: Seconds that an idle connection is kept. Node.js and uvicorn close theirs after 5, and a
 #: request that meets the closing fails although nobody did anything wrong.
 DEFAULT_IDLE_EXPIRY = 4.0
+#: Seconds before the end that a server announced for an idle connection (``Keep-Alive:
+#: timeout=5``) at which it counts as expired: the closing may be on its way.
+KEEP_ALIVE_MARGIN = 1.0
 #: Connections at a time; httpx has as many.
 DEFAULT_MAX_POOL_CONNECTIONS = 100
 #: URLs whose parts are remembered. MCP has one or two per server.
@@ -78,7 +81,7 @@ class HttpPool(HttpSender):
         open_stream: Connects to a host and port; TCP by default. Whatever it raises comes
             out of the request; an `OSError` as `ConnectFailed`.
         max_connections: Connections at a time. More requests wait, first come first served.
-        idle_expiry: Seconds that an idle connection is kept.
+        idle_expiry: Seconds that an idle connection is kept; less if the server says so.
         connect_timeout: Seconds until a connection is made, name lookup included.
         limits: What the head of a response may measure.
         on_event: Told of faults that no caller sees.
@@ -178,7 +181,7 @@ class HttpPool(HttpSender):
         for connection in reversed(self._idle.copy()):
             if connection.route == route:
                 self._idle.remove(connection)
-                if not connection.is_dead():
+                if connection.idle_until > trio.current_time() and not connection.is_dead():
                     return connection
                 self._close(connection)
                 self._count -= 1
@@ -248,7 +251,8 @@ class HttpPool(HttpSender):
     def give_back(self, connection: HttpConnection) -> None:
         """Take a connection that can serve another request. Called by `RoundTrip`."""
         connection.reused = True
-        connection.idle_since = trio.current_time()
+        kept_for = min(self._idle_expiry, connection.kept_for - KEEP_ALIVE_MARGIN)
+        connection.idle_until = trio.current_time() + kept_for
         if self._is_closed or (self._waiters and self._waiters[0].route != connection.route):
             self.discard(connection)
         elif self._waiters:
@@ -276,8 +280,8 @@ class HttpPool(HttpSender):
 
     def _close_expired(self) -> None:
         # Where somebody waits nothing is idle, so no place is to be passed on here.
-        oldest = trio.current_time() - self._idle_expiry
-        while self._idle and self._idle[0].idle_since <= oldest:
+        now = trio.current_time()
+        while self._idle and self._idle[0].idle_until <= now:
             self._close(self._idle.popleft())
             self._count -= 1
 

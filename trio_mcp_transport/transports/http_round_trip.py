@@ -9,6 +9,7 @@ in order to let go.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, Self
@@ -30,6 +31,9 @@ __all__ = ["HttpConnection", "HttpStream", "RoundTrip", "Route"]
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 #: Times that a request is sent again because a kept connection was dead.
 MAX_REPEATS = 3
+
+# RFC 2068, section 19.7.1.1; Node.js and Apache send it.
+_KEEP_ALIVE = re.compile(r"\btimeout=([0-9]{1,9})\b")
 
 #: Host and port.
 Route = tuple[str, int]
@@ -62,17 +66,19 @@ class HttpConnection:
 
     Attributes:
         reused: Whether it has served a request before.
-        idle_since: When it was given back, by Trio's clock.
+        kept_for: Seconds that the server keeps it when it is idle, as far as it said so.
+        idle_until: While it is idle: when it expires, by Trio's clock.
     """
 
-    __slots__ = ("idle_since", "machine", "reused", "route", "send_nowait", "stream")
+    __slots__ = ("idle_until", "kept_for", "machine", "reused", "route", "send_nowait", "stream")
 
     def __init__(self, route: Route, stream: HttpStream, limits: Http1Limits) -> None:
         self.route = route
         self.stream = stream
         self.machine = Http1Client(limits)
         self.reused = False
-        self.idle_since = -math.inf
+        self.kept_for = math.inf
+        self.idle_until = math.inf
         self.send_nowait: Callable[[bytes], int] | None = getattr(stream, "send_nowait", None)
 
     def is_dead(self) -> bool:
@@ -178,6 +184,9 @@ class RoundTrip(HttpResponse):
             raise
         self.status = head.status
         self.headers = head.headers
+        said = head.headers.get("keep-alive")
+        if said is not None and (match := _KEEP_ALIVE.search(said.lower())):
+            connection.kept_for = float(match[1])
 
     def _may_repeat(self, connection: HttpConnection) -> bool:
         return (
