@@ -155,6 +155,8 @@ class ChunkedReader(BodyReader):
         if self._fault is not None:
             raise self._fault
         pieces: list[bytes] = []
+        if self._remaining == 0 and self._searched == 0:
+            self._take_whole_chunks(buffer, pieces)
         try:
             while not self.done and self._step(buffer, pieces):
                 pass
@@ -163,6 +165,29 @@ class ChunkedReader(BodyReader):
                 raise
             self._fault = error
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _take_whole_chunks(self, buffer: bytearray, pieces: list[bytes]) -> None:
+        """Take what is whole and in order; all else is left to `_step`.
+
+        A busy stream of events is a row of small chunks.
+        """
+        data = bytes(buffer)
+        start = 0
+        while (match := _CHUNK_LINE.match(data, start)) is not None:
+            begin = match.end()
+            size = int(match[1], 16)
+            end = begin + size
+            if (
+                not size
+                or begin - start > MAX_CHUNK_LINE
+                or data[end : end + 2] != b"\r\n"
+                or (self._max_bytes is not None and self._count + size > self._max_bytes)
+            ):
+                break
+            pieces.append(data[begin:end])
+            self._count += size
+            start = end + 2
+        del buffer[:start]
 
     def _step(self, buffer: bytearray, pieces: list[bytes]) -> bool:
         """Take one line, or one piece of data; False when more bytes are needed."""
