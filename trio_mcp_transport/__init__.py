@@ -115,6 +115,7 @@ from .serve import serve_channels, serve_peers
 from .subscription import Subscription
 from .transports.accept import ChannelHandler, ServingListener, StreamListener, serve_listener
 from .transports.http_sender import HttpResponse, HttpSender
+from .transports.http_serving import HttpServing
 from .transports.memory import MemoryChannel, memory_channel_pair
 from .transports.stream_channel import StreamChannel
 
@@ -171,6 +172,7 @@ __all__ = [
     "HttpError",
     "HttpResponse",
     "HttpSender",
+    "HttpServing",
     "HttpStatusError",
     "HttpsEndpoint",
     "Hub",

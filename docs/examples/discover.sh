@@ -8,3 +8,4 @@ curl --silent --fail-with-body "$1" \
         "io.modelcontextprotocol/protocolVersion": "2026-07-28",
         "io.modelcontextprotocol/clientCapabilities": {}}}}' |
     sed 's/.*"supportedVersions":\([^]]*]\).*/\1/'
+echo

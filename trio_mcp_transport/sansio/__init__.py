@@ -16,11 +16,12 @@ from .framing import (
     NewlineFramer,
     make_framer,
 )
-from .machine import NEED_DATA, EndOfData, NeedData, Side
+from .machine import NEED_DATA, PAUSED, EndOfData, NeedData, Paused, Side
 from .messages import MalformedMessage, MessageEvent, MessageMachine
 
 __all__ = [
     "NEED_DATA",
+    "PAUSED",
     "ContentLengthFramer",
     "DetectFramer",
     "EndOfData",
@@ -32,6 +33,7 @@ __all__ = [
     "MessageMachine",
     "NeedData",
     "NewlineFramer",
+    "Paused",
     "Side",
     "make_framer",
 ]

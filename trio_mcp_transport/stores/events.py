@@ -31,8 +31,8 @@ class EventStore(ABC):
         """What a stream holds after the event of this number.
 
         Returns:
-            None when this cannot be told completely: the session or stream is not known, the
-            number was never given, or what followed it is forgotten.
+            None when this cannot be told completely, because the session or stream is not
+            known, the number was never given, or what followed it is forgotten.
         """
 
     @abstractmethod

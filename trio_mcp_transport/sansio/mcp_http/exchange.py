@@ -166,7 +166,7 @@ class ExchangeWriter(EventStream):
             data: Its JSON, where that is there already.
 
         Returns:
-            None if it does not: nothing was done, go on with `send`.
+            None if it does not; then nothing was done, go on with `send`.
         """
         if (
             not isinstance(message, Response | ErrorResponse)
