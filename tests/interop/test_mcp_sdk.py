@@ -14,12 +14,13 @@ import trio
 
 pytest.importorskip("mcp.server.mcpserver", reason="the official MCP SDK is not installed")
 
-from mcp import Client, ClientSession, MCPError
+from mcp import Client, ClientSession
 from mcp.client.stdio import StdioServerParameters
 from mcp.server.mcpserver import Context, MCPServer
-from mcp.types import (
-    TextContent,
-    TextResourceContents,
+from sdk_conversations import (
+    holds_a_conversation,
+    tries_the_builtin_server,
+    we_hold_a_conversation,
 )
 from sdk_endpoints import endpoint
 from sdk_server import server as sdk_server
@@ -27,8 +28,6 @@ from serving import PATIENCE, serving
 
 from trio_mcp_transport import (
     ChannelContext,
-    Peer,
-    RpcError,
     open_channel,
     open_peer,
     serve_peers,
@@ -46,29 +45,6 @@ __all__ = ["endpoint"]  # a fixture
 SDK_SERVER = str(Path(__file__).parents[1] / "sdk_server.py")
 Era = Literal["legacy", "modern", "auto"]
 MODES = ["legacy", "auto", "2026-07-28"]
-
-
-async def holds_a_conversation(client: Client) -> None:
-    """With `sdk_server`, wherever it is."""
-    tools = await client.list_tools()
-    assert [tool.name for tool in tools.tools] == ["add", "steps", "fail"]
-    added = await client.call_tool("add", {"a": 2, "b": 0.5})
-    assert added.structured_content == {"result": 2.5}
-    seen: list[tuple[float, float | None, str | None]] = []
-
-    async def note(progress: float, total: float | None, message: str | None) -> None:
-        seen.append((progress, total, message))
-        await trio.lowlevel.checkpoint()
-
-    await client.call_tool("steps", {"count": 2}, progress_callback=note)
-    assert sorted(seen) == [(1, 2, "step 1"), (2, 2, "step 2")]
-    failed = await client.call_tool("fail")
-    assert failed.is_error
-    (content,) = (await client.read_resource("test://greeting")).contents
-    assert isinstance(content, TextResourceContents)
-    assert content.text == "Grüße\n☃"
-    with pytest.raises(MCPError, match="nknown"):
-        await client.read_resource("test://nothing")
 
 
 # -- clients and servers of the SDK -------------------------------------------------------
@@ -189,25 +165,7 @@ async def test_an_sdk_client_talks_to_our_server(endpoint: str, mode: str) -> No
         serving(partial(serve_peers, BuiltinServer().router, endpoint)) as bound,
         Client(sdk_transport(bound), mode=mode) as client,
     ):
-        names = [tool.name for tool in (await client.list_tools()).tools]
-        assert {"echo", "add", "slow", "large"} <= set(names)
-        echoed = await client.call_tool("echo", {"text": "hällo"})
-        assert isinstance(echoed.content[0], TextContent)
-        assert echoed.content[0].text == "hällo"
-        seen: list[float] = []
-
-        async def note(progress: float, total: float | None, message: str | None) -> None:
-            seen.append(progress)
-            await trio.lowlevel.checkpoint()
-
-        await client.call_tool("slow", {"seconds": 0, "steps": 3}, progress_callback=note)
-        large = await client.call_tool("large", {"size": 1_000_000})
-        assert isinstance(large.content[0], TextContent)
-        assert len(large.content[0].text) == 1_000_000
-        assert (await client.list_resources()).resources
-        assert (await client.list_prompts()).prompts
-        with pytest.raises(MCPError):
-            await client.get_prompt("nothing")
+        await tries_the_builtin_server(client)
 
 
 async def test_the_sdks_stdio_client_talks_to_trio_mcp_serve() -> None:
@@ -234,21 +192,6 @@ async def test_the_sdks_stdio_client_reaches_a_socket_through_trio_mcp_connect()
 # -- our clients against the SDK's servers -------------------------------------------------
 
 
-async def our_conversation(peer: Peer) -> None:
-    tools = await peer.request("tools/list", result_type=dict[str, object])
-    assert isinstance(tools["tools"], list)
-    assert len(tools["tools"]) == 3
-    call = {"name": "add", "arguments": {"a": 1, "b": 2}}
-    added = await peer.request("tools/call", call, result_type=dict[str, object])
-    assert added["structuredContent"] == {"result": 3.0}
-    seen: list[float] = []
-    call = {"name": "steps", "arguments": {"count": 3}}
-    await peer.request("tools/call", call, on_progress=lambda found: seen.append(found.progress))
-    assert seen == [1, 2, 3]
-    with pytest.raises(RpcError):
-        await peer.request("no/such/method")
-
-
 @pytest.mark.parametrize("era", ["legacy", "modern", "auto"])
 async def test_our_peer_talks_to_an_sdk_server(endpoint: str, era: Era) -> None:
     async with (
@@ -257,11 +200,11 @@ async def test_our_peer_talks_to_an_sdk_server(endpoint: str, era: Era) -> None:
     ):
         assert peer.negotiated is not None
         assert peer.negotiated.era == ("legacy" if era == "legacy" else "modern")
-        await our_conversation(peer)
+        await we_hold_a_conversation(peer)
 
 
 @pytest.mark.parametrize("era", ["legacy", "modern", "auto"])
 async def test_our_peer_talks_to_a_program_made_with_the_sdk(era: Era) -> None:
     with trio.fail_after(PATIENCE):
         async with open_peer(f"stdio:{sys.executable} {SDK_SERVER}", era=era) as peer:
-            await our_conversation(peer)
+            await we_hold_a_conversation(peer)

@@ -1,0 +1,108 @@
+"""The official SDK over HTTP: its clients at our server, our client at its server."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import trio
+
+pytest.importorskip("mcp.server.mcpserver", reason="the official MCP SDK is not installed")
+
+from cli_process import run_cli
+from http_peers import sdk_server_origin
+from mcp import Client
+from sdk_conversations import holds_a_conversation, we_hold_a_conversation
+from sdk_server import server as sdk_server
+from serving import PATIENCE, serving
+
+from trio_mcp_transport import open_peer, serve_peers
+from trio_mcp_transport.cli.builtin_server import BuiltinServer
+from trio_mcp_transport.interop.mcp_sdk import sdk_transport, serve_sdk
+
+pytestmark = [pytest.mark.interop, pytest.mark.integration]
+__all__ = ["sdk_server_origin"]  # a fixture
+
+Era = Literal["legacy", "modern", "auto"]
+MODES = ["legacy", "auto", "2026-07-28"]
+AGREED = ["2025-11-25", "2026-07-28", "2026-07-28"]
+CLIENT = str(Path(__file__).parents[1] / "sdk_http_client.py")
+URL = "http://127.0.0.1:0/mcp"
+#: Where the SDK's server is, on its own transports, and whether it has room for progress.
+PATHS = {"sse-responses": True, "json-responses": False, "stateless": True, "resumable": True}
+
+
+async def talk(url: str, *arguments: str) -> list[str]:
+    """Let the SDK's client talk to a server; the revisions agreed upon."""
+    done = await run_cli(program=[sys.executable, CLIENT, url, *arguments])
+    assert done.status == 0, done.err
+    return done.out.decode().split()
+
+
+# -- the SDK's client, on its own transports -------------------------------------------------
+
+
+@pytest.mark.parametrize("options", ["", "?response=json", "?response=sse", "?stateless=true"])
+async def test_an_sdk_client_talks_to_our_server(options: str) -> None:
+    async with serving(partial(serve_peers, BuiltinServer().router, URL + options)) as bound:
+        progress = "silent" if options == "?response=json" else "progress"
+        assert await talk(bound, "http", "builtin", progress, *MODES) == AGREED
+
+
+@pytest.mark.parametrize(
+    "options", ["", "?response=json", "?response=sse", "?stateless=true", "?resumable=true"]
+)
+async def test_an_sdk_client_talks_to_an_sdk_server_behind_our_listener(options: str) -> None:
+    async with serving(partial(serve_sdk, sdk_server, URL + options)) as bound:
+        progress = "silent" if options == "?response=json" else "progress"
+        assert await talk(bound, "http", "sdk", progress, *MODES) == AGREED
+
+
+async def test_an_sdk_client_of_the_older_wire_talks_to_our_server() -> None:
+    url = "sse+http://127.0.0.1:0/sse"
+    async with serving(partial(serve_peers, BuiltinServer().router, url)) as bound:
+        bound = bound.removeprefix("sse+")
+        assert await talk(bound, "sse", "builtin", "progress", "legacy") == ["2025-11-25"]
+
+
+async def test_an_sdk_client_of_the_older_wire_talks_to_an_sdk_server_behind_our_listener() -> None:
+    async with serving(partial(serve_sdk, sdk_server, "sse+http://127.0.0.1:0/sse")) as bound:
+        bound = bound.removeprefix("sse+")
+        assert await talk(bound, "sse", "sdk", "progress", "legacy") == ["2025-11-25"]
+
+
+# -- the SDK's server, on its own transports ------------------------------------------------
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("era", ["legacy", "modern", "auto"])
+async def test_our_peer_talks_to_an_sdk_server(sdk_server_origin: str, path: str, era: Era) -> None:
+    with trio.fail_after(PATIENCE):
+        async with open_peer(f"{sdk_server_origin}/{path}", era=era) as peer:
+            assert peer.negotiated is not None
+            assert peer.negotiated.era == ("legacy" if era == "legacy" else "modern")
+            await we_hold_a_conversation(peer, progress=PATHS[path])
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("mode", MODES)
+async def test_an_sdk_client_on_our_channel_talks_to_an_sdk_server(
+    sdk_server_origin: str, path: str, mode: str
+) -> None:
+    with trio.fail_after(PATIENCE):
+        async with Client(sdk_transport(f"{sdk_server_origin}/{path}"), mode=mode) as client:
+            await holds_a_conversation(client, progress=PATHS[path])
+
+
+@pytest.mark.parametrize("scheme", ["http", "sse+http"])
+async def test_our_peer_talks_to_an_sdk_server_of_the_older_wire(
+    sdk_server_origin: str, scheme: str
+) -> None:
+    # By http:// it finds out by itself: POST is refused there.
+    url = f"{sdk_server_origin}/old".replace("http", scheme, 1)
+    with trio.fail_after(PATIENCE):
+        async with open_peer(url) as peer:
+            await we_hold_a_conversation(peer)
