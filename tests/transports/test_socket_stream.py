@@ -97,6 +97,31 @@ async def test_sending_without_waiting_takes_a_memoryview() -> None:
         assert await right.receive_some() == b"ello"
 
 
+async def test_receiving_without_waiting_takes_what_is_there() -> None:
+    left, right = unix_pair()
+    async with left, right:
+        with trio.testing.assert_no_checkpoints():
+            assert right.receive_nowait() is None
+            assert left.send_nowait(b"abc") == 3
+            assert right.receive_nowait(2) == b"ab"
+            assert right.receive_nowait() == b"c"
+            assert right.receive_nowait() is None
+        left.close()
+        assert right.receive_nowait() == b""
+        assert right.receive_nowait() == b""
+        right.close()
+        with pytest.raises(trio.ClosedResourceError):
+            right.receive_nowait()
+
+
+async def test_receiving_without_waiting_tells_of_a_reset() -> None:
+    left, right = tcp_pair()
+    async with left, right:
+        reset(left)
+        with pytest.raises(trio.BrokenResourceError):
+            right.receive_nowait()
+
+
 async def test_one_read_is_at_most_64_kib_by_default() -> None:
     left, right = unix_pair()
     async with left, right:
