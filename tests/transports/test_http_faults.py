@@ -111,7 +111,7 @@ async def server(query: str = "") -> AsyncGenerator[Server, None]:
         try:
             yield made
         finally:
-            await made.check_serves()
+            await made.check_serves()  # noqa: ASYNC102 (`serving` has a deadline)
 
 
 def statuses(answers: bytes) -> list[int]:
