@@ -367,7 +367,7 @@ def test_a_stream_that_can_be_resumed_goes_on_without_a_connection() -> None:
     assert (writer.attached, writer.lost, writer.can_ask) == (False, False, True)
     assert writer.keep_alive() == ()
     step = writer.send(PROGRESS)
-    assert (len(step.records), step.events) == (1, ())
+    assert (len(step.records), step.events, step.finished) == (1, (), False)
     last = writer.send(DONE)
     assert (len(last.records), last.events, last.finished) == (1, (), True)
     resumed = writer.attach(Replay((*step.records, *last.records), finished=True))
