@@ -173,9 +173,11 @@ def judge(found: Mapping[str, list[Check]], known_good: Mapping[str, int]) -> li
 
 
 @asynccontextmanager
-async def example_server(listen: str) -> AsyncGenerator[str]:
+async def example_server(
+    listen: str, program: Path = EXAMPLES / "everything_server.py"
+) -> AsyncGenerator[str]:
     """Run the example as a program; gives the endpoint that it says it listens at."""
-    command = [sys.executable, str(EXAMPLES / "everything_server.py"), "--listen", listen]
+    command = [sys.executable, str(program), "--listen", listen]
     process = await trio.lowlevel.open_process(command, stderr=PIPE)
     log = bytearray()
     ready = trio.Event()

@@ -9,17 +9,19 @@ they are, for at most `drain` seconds.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Self, TypeAlias
 
 import msgspec
 import trio
+from msgspec import Raw
 
 from ..abc import ChannelBroken, ChannelEvent, EventHandler, MessageChannel
 from ..conversation import ClosesStreams, HasExchanges, MayAsk
 from ..errors import FeatureUnavailable, LocalProtocolError, MethodNotFound
+from ..handlers import GONE, error_answer
 from ..jsonrpc import (
     ErrorCode,
     ErrorObject,
@@ -34,6 +36,7 @@ from ..jsonrpc import (
     relate,
 )
 from ..reporting import report
+from ..sansio.eras import MODERN_REVISIONS
 
 try:
     import anyio
@@ -56,6 +59,14 @@ __all__ = ["SdkReadStream", "SdkStreams", "SdkWriteStream", "Wire"]
 
 # What decoding of well-formed JSON may still stumble over: see `jsonrpc`.
 _DECODE_FAULTS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError)
+#: Methods that 2026-07-28 has no more.
+_LEGACY_ONLY = frozenset({
+    "initialize",
+    "logging/setLevel",
+    "ping",
+    "resources/subscribe",
+    "resources/unsubscribe",
+})
 _decode_object = msgspec.json.Decoder(dict[str, object]).decode
 
 
@@ -168,6 +179,8 @@ class Wire:
         self._on_event = on_event
         self._has_method = has_method
         self._metadata = ServerMessageMetadata(request_context=channel.context)
+        context = channel.context
+        self._is_modern_exchange = context.exchange and context.protocol_version in MODERN_REVISIONS
         self._ended = False
         self._reading_closed = False
         self._reader: trio.CancelScope | None = None
@@ -229,12 +242,20 @@ class Wire:
         except _DECODE_FAULTS as error:
             return self._refuse(message, error)
         if isinstance(message, Request):
+            if self._is_modern_exchange and message.method in _LEGACY_ONLY:
+                self._refuse_legacy(message)
+                return None
             self._unanswered[message.id] = message.method
             self._settled = trio.Event()
             return SessionMessage(converted, self._metadata_of(message.id))
         if isinstance(message, Notification):
             self._note_cancel(converted)
         return SessionMessage(converted, self._metadata)
+
+    def _refuse_legacy(self, request: Request) -> None:
+        """Say that a modern server has no such method, which the SDK's own HTTP does."""
+        with suppress(*GONE):  # the next receive says so
+            self._channel.send_control(error_answer(request.id, MethodNotFound(request.method)))
 
     def _metadata_of(self, request_id: RequestId) -> ServerMessageMetadata:
         """What is special to one request: over HTTP each has an exchange of its own."""
@@ -323,6 +344,10 @@ class Wire:
                 and not self._has_method(method)
             ):
                 message.with_cause(MethodNotFound(method))
+        elif isinstance(message, Response):
+            revisions = self._channel.context.revisions
+            if revisions is not None and self._unanswered.get(message.id) == "server/discover":
+                return _with_revisions(message, revisions)
         return message
 
     def _answered(self, request_id: RequestId) -> None:
@@ -367,6 +392,16 @@ def _plain_object(value: object) -> dict[str, object]:
     """A payload as a dict of the receiver's own."""
     raw = value if isinstance(value, msgspec.Raw) else msgspec.json.encode(value)
     return _decode_object(raw)
+
+
+def _with_revisions(discovered: Response, revisions: Sequence[str]) -> Response:
+    """What `server/discover` says, with the revisions that the endpoint's errors name too.
+
+    The SDK names the modern ones alone there; legacy clients are served all the same.
+    """
+    fields = dict(discovered.result_as(dict[str, Raw]))
+    fields["supportedVersions"] = Raw(msgspec.json.encode(revisions))
+    return Response(discovered.id, Raw(msgspec.json.encode(fields)))
 
 
 def _from_sdk(message: JSONRPCMessage) -> Message:
