@@ -8,6 +8,8 @@ anew, once. A server that knows no Streamable HTTP at all is spoken to as HTTP+S
 
 from __future__ import annotations
 
+import contextlib
+
 import trio
 
 from ..abc import ConnectionLost
@@ -136,7 +138,8 @@ class StreamableWire(Wire):
             # inputSchema, then retry the original request with the appropriate headers."
             assert isinstance(message, Request)
             exchange.retried, exchange.held, exchange.answered = True, None, False
-            await self._list_tools(message, revision)
+            with contextlib.suppress(Refused, TransportError, trio.BrokenResourceError):
+                await self._list_tools(message, revision)
             if self._modern.headers(message, revision) == headers:
                 self._answer(held, exchange)
                 return

@@ -381,12 +381,13 @@ class Wire(ABC):
         if exchange.answered:
             self._port.drop("a second answer to one request")
             return None
-        exchange.answered = True
         if exchange.is_internal:
+            exchange.answered = True
             exchange.reply = answer
             exchange.reply_headers = headers
             return None
         final = self._finish_answer(answer, exchange, headers)
+        exchange.answered = True  # not before: it may be none that can be accepted
         return None if final is None else relate(final, request_id)
 
     def _finish_answer(
