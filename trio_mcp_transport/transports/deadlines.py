@@ -60,9 +60,15 @@ class Timer:
 
 
 class Deadlines:
-    """The timers of one listener. `run` is to run in a task for as long as they count."""
+    """The timers of one listener. `run` is to run in a task for as long as they count.
 
-    def __init__(self) -> None:
+    Args:
+        on_error: Called with what a callback raised, which should not happen: the other
+            timers must not suffer for it. Without it the exception leaves `run`.
+    """
+
+    def __init__(self, on_error: Callable[[Exception], object] | None = None) -> None:
+        self._on_error = on_error
         self._heap: list[tuple[float, int, Timer]] = []
         self._order = count()
         self._dead = 0
@@ -73,7 +79,7 @@ class Deadlines:
         return sum(at == timer._looked_at for at, _, timer in self._heap)
 
     def timer(self, callback: Callable[[], object]) -> Timer:
-        """A timer that calls this when it is due: synchronously, and it must not raise."""
+        """A timer that calls this when it is due, synchronously."""
         return Timer(self, callback)
 
     async def run(self) -> None:
@@ -95,9 +101,17 @@ class Deadlines:
                 timer._looked_at = math.inf
                 if timer.due <= now:
                     timer.due = math.inf
-                    timer._callback()
+                    self._call(timer._callback)
                 elif timer.due < math.inf:
                     timer.set(timer.due)
+
+    def _call(self, callback: Callable[[], object]) -> None:
+        try:
+            callback()
+        except Exception as error:
+            if self._on_error is None:
+                raise
+            self._on_error(error)
 
     def _push(self, due: float, timer: Timer) -> None:
         heapq.heappush(self._heap, (due, next(self._order), timer))

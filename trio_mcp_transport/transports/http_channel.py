@@ -135,9 +135,14 @@ class HttpServerChannel(MessageChannel):
             # Whoever still listens there shall not take it for the whole.
             carrier.abort()
 
-    def resume(self, act: AsyncAct) -> None:
-        """Do something in its turn among what is said, such as a `take_over`."""
-        self.outflow.put_async(act)
+    def resume(self, act: AsyncAct, on_dropped: Callable[[], object]) -> None:
+        """Do something in its turn among what is said, such as a `take_over`.
+
+        Args:
+            act: What to do.
+            on_dropped: Called if the channel ends before that.
+        """
+        self.outflow.put_async(act, on_dropped)
 
     # -- facts --------------------------------------------------------------------------
 

@@ -73,6 +73,7 @@ class Outflow:
         self._store = store
         self._queue: deque[tuple[Act | AsyncAct, int]] = deque()
         self._line: deque[tuple[trio.lowlevel.Task, Act, int]] = deque()
+        self._on_dropped: dict[Act | AsyncAct, Callable[[], object]] = {}
         self._working = False
         self._idle: trio.Event | None = None
         self._closed: Callable[[], BaseException] | None = None
@@ -102,11 +103,19 @@ class Outflow:
         else:
             self._write(act())
 
-    def put_async(self, act: AsyncAct) -> None:
-        """Do an act that must wait, after those before it and before those after it."""
-        if self._closed is None:
-            self._queue.append((act, 0))
-            self._start()
+    def put_async(self, act: AsyncAct, on_dropped: Callable[[], object]) -> None:
+        """Do an act that must wait, after those before it and before those after it.
+
+        Args:
+            act: The act.
+            on_dropped: Called instead, if this closes before its turn.
+        """
+        if self._closed is not None:
+            on_dropped()
+            return
+        self._queue.append((act, 0))
+        self._on_dropped[act] = on_dropped
+        self._start()
 
     async def wait_and_put(self, act: Act, size: int) -> None:
         """Wait in line for room, then queue; a cancelled wait has queued nothing.
@@ -124,12 +133,19 @@ class Outflow:
 
         await trio.lowlevel.wait_task_rescheduled(give_up)
 
-    async def flush(self) -> None:
-        """Wait until all that was put is with the operating system, or has nowhere to go."""
+    async def settle(self) -> None:
+        """Wait until all that was put is stored and written, or was dropped by `close`.
+
+        Not necessarily a checkpoint.
+        """
         while self._working:
             if self._idle is None:
                 self._idle = trio.Event()
             await self._idle.wait()
+
+    async def flush(self) -> None:
+        """Wait until all that was put is with the operating system, or has nowhere to go."""
+        await self.settle()
         carrier = self.carrier or self._last
         if carrier is not None:
             await carrier.flush()
@@ -143,6 +159,9 @@ class Outflow:
         self._closed = error
         self._queue.clear()
         self.size = 0
+        dropped, self._on_dropped = self._on_dropped, {}
+        for on_dropped in dropped.values():
+            on_dropped()
         line, self._line = self._line, deque()
         for task, _, _ in line:
             trio.lowlevel.reschedule(task, outcome.Error(error()))
@@ -169,6 +188,7 @@ class Outflow:
             while self._queue or self._line:
                 if self._queue:
                     act, size = self._queue.popleft()
+                    self._on_dropped.pop(act, None)
                     made = act()
                     step = made if isinstance(made, Step) else await made
                     if (step.records or step.finished) and self._store is not None:

@@ -28,18 +28,15 @@ import trio
 
 from ..abc import (
     ChannelContext,
-    ChannelEvent,
     ChannelSession,
-    ConnectionLost,
     EventHandler,
     MessageChannel,
 )
 from ..endpoints import join_host_port
 from ..errors import LocalProtocolError, RemoteProtocolError
 from ..limits import ChannelOptions
-from ..reporting import lone_exception, report
 from ..sansio.mcp_http.options import HttpServerOptions
-from ..sansio.mcp_http.replies import Reply, error_reply, unavailable
+from ..sansio.mcp_http.replies import Reply, error_reply, method_not_allowed, unavailable
 from ..sansio.mcp_http.server import (
     Deliver,
     EndSession,
@@ -51,21 +48,19 @@ from ..sansio.mcp_http.server import (
     StartExchange,
 )
 from ..sansio.mcp_http.sessions import Delivery, SessionRecord
-from ..sansio.mcp_http.streams import NOTHING, EventStream, Step
 from ..security.admission import Answered, Doorkeeper
 from ..security.facts import Address, ConnectionFacts
 from ..stores.memory_events import MemoryEventStore
-from .deadlines import Deadlines
 from .http_channel import HttpServerChannel
 from .http_exchange import ExchangeChannel, NotificationChannel
 from .http_merged import MergedChannel
-from .http_outflow import Outflow, StoreStep
 from .http_request import DecoratedStream, HttpRequestStream, write_reply
+from .http_runtime import HttpRuntime
 from .http_serving import HttpServing
-from .http_session import HttpSession, SessionChannel
+from .http_sessions import HttpSessions, session_of
 
 if TYPE_CHECKING:
-    from ..stores.events import EventStore
+    pass
 
 __all__ = ["ConnectionFacts", "HttpRequestStream", "HttpService", "HttpServing"]
 
@@ -121,15 +116,12 @@ class HttpService:
         self.endpoint = ServerEndpoint(
             options, new_id=secrets.token_urlsafe, header_schema=http.header_schema
         )
-        self.deadlines = Deadlines()
-        self._handler = handler
+        self._runtime = HttpRuntime(options, handler, store, channel_options, on_event)
+        self.deadlines = self._runtime.deadlines
+        self._sessions = HttpSessions(self.endpoint, self._runtime)
         self._merge = http.mode == "session"
-        self._store = store
         self._doorkeeper = doorkeeper
-        self._channel_options = channel_options
         self._transport = transport
-        self._on_event = on_event
-        self._expiry = self.deadlines.timer(self._expire)
         self._stop = trio.Event()
         self._idle = trio.Event()
 
@@ -143,12 +135,13 @@ class HttpService:
         try:
             async with trio.open_nursery() as background:
                 background.start_soon(self.deadlines.run)
-                async with trio.open_nursery() as self.nursery:
-                    self.nursery.start_soon(self._end_sessions)
+                async with trio.open_nursery() as nursery:
+                    self._runtime.nursery = self.nursery = nursery
+                    nursery.start_soon(self._end_sessions)
                     task_status.started()
                 background.cancel_scope.cancel()
         finally:
-            self._expiry.close()
+            self._sessions.close()
 
     def stop(self) -> None:
         """Begin nothing new; what is being answered is finished, and `run` ends after it.
@@ -162,8 +155,7 @@ class HttpService:
         while self.endpoint.exchanges:
             self._idle = trio.Event()
             await self._idle.wait()
-        for record in list(self.endpoint.sessions):
-            self._end_session(record)
+        self._sessions.end_all()
 
     # -- requests -----------------------------------------------------------------------
 
@@ -177,7 +169,7 @@ class HttpService:
         except trio.BrokenResourceError:
             pass  # the client went away: an everyday event
         except Exception as error:
-            self._report("request.failed", f"seeing to a request failed: {error!r}", error)
+            self._runtime.report("request.failed", f"seeing to a request failed: {error!r}", error)
             with suppress(LocalProtocolError):  # something was written already
                 write_reply(request, error_reply(500, -32603, "Internal error"))
             request.abort()
@@ -193,7 +185,7 @@ class HttpService:
         carrier = self._decorated(request)
         if isinstance(admitted, Answered):
             if admitted.reason:
-                self._report("request.refused", admitted.reason)
+                self._runtime.report("request.refused", admitted.reason)
             write_reply(carrier, admitted.reply)
             return
         facts, principal, endpoint = admitted.facts, admitted.principal, self.endpoint
@@ -228,18 +220,22 @@ class HttpService:
         elif self._stop.is_set():
             write_reply(carrier, self._stopping())
         elif isinstance(judged, OpenStream):
-            own = _session_of(judged.session).channel
-            assert own is not None  # the session is open
-            own.carry(carrier, judged.writer.open)
+            own = session_of(judged.session).channel
+            if own is None or not own.is_connected:
+                # "or else return HTTP 405 Method Not Allowed, indicating that the server does
+                # not offer an SSE stream at this endpoint."
+                write_reply(carrier, method_not_allowed("POST", "DELETE"))
+            else:
+                own.carry(carrier, judged.writer.open)
         elif isinstance(judged, ResumeStream):
-            await self._resume(carrier, judged)
+            await self._sessions.resume(carrier, judged)
         elif isinstance(judged, EndSession):
-            self._tear_down(judged.session)
+            self._sessions.tear_down(judged.session)
             write_reply(carrier, judged.reply)
         else:
             assert isinstance(judged, OpenSse)
             context = self._context(request, facts, principal, None, None, exchange=False)
-            self._open_sse(carrier, judged, context)
+            self._sessions.open_sse(carrier, judged, context)
 
     def _decorated(self, request: HttpRequestStream) -> HttpRequestStream:
         extra = self._doorkeeper.response_headers(request.head, request.facts)
@@ -288,15 +284,11 @@ class HttpService:
             write_reply(carrier, self._stopping())
             return None
         if record is not None:
-            session = record.owner
-            if session is None:
-                session = record.owner = HttpSession(record)
-            assert isinstance(session, HttpSession)
-            shared = session.shared
+            shared = self._sessions.shared(record)
         context = self._context(carrier, facts, principal, shared, start.revision)
         merged: MergedChannel | None = None
         if record is not None and self._merge:
-            merged = self._merged_channel(record, context)
+            merged = self._sessions.merged(record, context)
             if not merged.has_inbox_room(size):
                 self._end_exchange(start)
                 write_reply(carrier, self._not_taken())
@@ -304,13 +296,13 @@ class HttpService:
         opens = record if record is not None and record.state == "pending" else None
         channel = ExchangeChannel(
             start,
-            self._outflow(start.writer, record, carrier),
+            self._runtime.outflow(start.writer, record, carrier),
             context,
-            self._channel_options,
+            self._runtime.channel_options,
             server=self.options,
             deadlines=self.deadlines,
-            on_opened=None if opens is None else partial(self._open_session, opens, context),
-            on_event=self._on_event,
+            on_opened=None if opens is None else partial(self._sessions.open, opens, context),
+            on_event=self._runtime.on_event,
         )
         if not carrier.may_wait or start.era != "modern":
             channel.scope = trio.CancelScope()
@@ -327,58 +319,19 @@ class HttpService:
     async def _run_exchange(self, channel: ExchangeChannel, start: StartExchange) -> None:
         try:
             with channel.scope or nullcontext():
-                await self._run_handler(channel)
+                await self._runtime.run_handler(channel)
                 if not channel.retire():
                     await channel.aclose()
         finally:
             channel.abort()
             self._end_exchange(start)
 
-    async def _run_handler(self, channel: MessageChannel) -> None:
-        """Run the handler; nothing leaves it but `Cancelled` and the like."""
-        try:
-            # The peer has said its last word: a handler that lets this out is done.
-            with suppress(trio.EndOfChannel):
-                await self._handler(channel)
-        except* Exception as group:
-            error = lone_exception(group)
-            # A client that goes away in the middle is an everyday event.
-            if channel.failure is None or not isinstance(error, trio.BrokenResourceError):
-                self._report(
-                    "handler.failed",
-                    f"the handler of an exchange raised {type(error).__name__}",
-                    error,
-                    channel.context,
-                )
-
     def _end_exchange(self, start: StartExchange) -> None:
         self.endpoint.end_exchange(start, now=trio.current_time())
         if start.session is not None:
-            if start.session.state == "ended":
-                self._tear_down(start.session)  # `initialize` failed
-            self._expiry.set(self.endpoint.next_expiry() or float("inf"))
+            self._sessions.exchange_ended(start.session)
         if not self.endpoint.exchanges:
             self._idle.set()
-
-    def _outflow(
-        self, stream: EventStream, record: SessionRecord | None, carrier: HttpRequestStream | None
-    ) -> Outflow:
-        store: StoreStep | None = None
-        if stream.numbered and record is not None and self._store is not None:
-            store = partial(self._keep, self._store, record.id, stream.name)
-        return Outflow(
-            nursery=self.nursery,
-            limit=self._channel_options.outbox_bytes,
-            carrier=carrier,
-            store=store,
-        )
-
-    @staticmethod
-    async def _keep(store: EventStore, session: str, stream: str, step: Step) -> None:
-        if step.records:
-            await store.append(session, stream, step.records)
-        if step.finished:
-            await store.finish(session, stream)
 
     # -- what goes to exchanges and sessions that are there -----------------------------
 
@@ -414,164 +367,22 @@ class HttpService:
             if self._stop.is_set():
                 return False
             lone = NotificationChannel(
-                message, context, self._channel_options, self.nursery, self._on_event
+                message,
+                context,
+                self._runtime.channel_options,
+                self.nursery,
+                self._runtime.on_event,
             )
             self.nursery.start_soon(self._run_alone, lone)
             return True
-        own = _session_of(record).channel
+        own = session_of(record).channel
         return own is None or own.deliver(message, size) or not own.is_connected
 
     async def _run_alone(self, channel: HttpServerChannel) -> None:
         try:
-            await self._run_handler(channel)
+            await self._runtime.run_handler(channel)
         finally:
             channel.abort()
-
-    # -- sessions -----------------------------------------------------------------------
-
-    def _open_session(self, record: SessionRecord, context: ChannelContext) -> None:
-        """The answer to `initialize` went out; if it was a good one, the session begins."""
-        if record.state != "open":
-            return
-        session = _session_of(record)
-        if isinstance(session.channel, MergedChannel):
-            session.channel.opened(record.revision)
-            return
-        channel = session.channel = SessionChannel(
-            record.standalone,
-            self._outflow(record.standalone, record, None),
-            msgspec.structs.replace(context, protocol_version=record.revision, exchange=False),
-            self._channel_options,
-            keep_alive_interval=self.options.keep_alive_interval,
-            deadlines=self.deadlines,
-            on_lost=None,
-            on_event=self._on_event,
-        )
-        self.nursery.start_soon(self._run_session, channel)
-
-    def _merged_channel(self, record: SessionRecord, context: ChannelContext) -> MergedChannel:
-        """The one channel of a session, which is begun with its first request."""
-        session = _session_of(record)
-        if session.channel is None:
-            session.channel = MergedChannel(
-                record.standalone,
-                self._outflow(record.standalone, record, None),
-                msgspec.structs.replace(context, exchange=False),
-                self._channel_options,
-                keep_alive_interval=self.options.keep_alive_interval,
-                deadlines=self.deadlines,
-                on_event=self._on_event,
-            )
-            self.nursery.start_soon(self._run_session, session.channel, record)
-        assert isinstance(session.channel, MergedChannel)
-        return session.channel
-
-    def _open_sse(
-        self, carrier: HttpRequestStream, verdict: OpenSse, context: ChannelContext
-    ) -> None:
-        record = verdict.session
-        session = record.owner = HttpSession(record)
-        channel = session.channel = SessionChannel(
-            verdict.writer,
-            self._outflow(verdict.writer, record, None),
-            context,
-            self._channel_options,
-            keep_alive_interval=self.options.keep_alive_interval,
-            deadlines=self.deadlines,
-            on_lost=partial(self._end_session, record),
-            on_event=self._on_event,
-        )
-        channel.carry(carrier, partial(verdict.writer.open, carrier.mount))
-        self.nursery.start_soon(self._run_session, channel, record)
-
-    async def _run_session(
-        self, channel: SessionChannel, lasts: SessionRecord | None = None
-    ) -> None:
-        """Run the handler of a session's own channel; `lasts`: the session ends with it."""
-        try:
-            with channel.scope:
-                await self._run_handler(channel)
-                await channel.aclose()
-        finally:
-            channel.abort()
-            if lasts is not None:
-                self._end_session(lasts)
-
-    async def _resume(self, carrier: HttpRequestStream, verdict: ResumeStream) -> None:
-        record, name = verdict.session, verdict.cursor.stream
-        stream: EventStream | None = record.exchanges.get(name)
-        if stream is None and record.standalone.name == name:
-            stream = record.standalone
-        act = partial(self._replay, carrier, verdict)
-        if stream is not None and isinstance(stream.owner, HttpServerChannel):
-            # In its turn among what is said on the stream, so that nothing falls between.
-            stream.owner.resume(act)
-        else:
-            step = await act()
-            if step.events:
-                carrier.write(*step.events)
-
-    async def _replay(self, carrier: HttpRequestStream, verdict: ResumeStream) -> Step:
-        """Read the store and find out what to write, by whom."""
-        record, cursor = verdict.session, verdict.cursor
-        replay = None
-        if self._store is not None:
-            replay = await self._store.replay(record.id, cursor.stream, cursor.number)
-        resumed = self.endpoint.resume(verdict, replay)
-        if isinstance(resumed, Reply):
-            write_reply(carrier, resumed)
-            return NOTHING
-        if resumed.writer is not None and isinstance(resumed.writer.owner, HttpServerChannel):
-            resumed.writer.owner.take_over(carrier)
-            return resumed.step
-        carrier.write(*resumed.step.events)
-        return NOTHING
-
-    def _expire(self) -> None:
-        for record in self.endpoint.expire(trio.current_time()):
-            self._tear_down(record)
-        self._expiry.set(self.endpoint.next_expiry() or float("inf"))
-
-    def _end_session(self, record: SessionRecord) -> None:
-        self.endpoint.end_session(record)
-        self._tear_down(record)
-
-    def _tear_down(self, record: SessionRecord) -> None:
-        """Take down what a session has here; it is out of the table. Idempotent."""
-        session, record.owner = record.owner, None
-        if not isinstance(session, HttpSession):
-            return
-        for writer in list(record.exchanges.values()):
-            if isinstance(writer.owner, ExchangeChannel):
-                writer.owner.end(ConnectionLost("the session has ended"))
-        if session.channel is not None:
-            session.channel.end(self._channel_options.close_timeout)
-        if self._store is not None:
-            self.nursery.start_soon(self._drop, self._store, record.id)
-
-    async def _drop(self, store: EventStore, session: str) -> None:
-        try:
-            await store.drop(session)
-        except Exception as error:
-            self._report("store.failed", f"forgetting a session failed: {error!r}", error)
-
-    def _report(
-        self,
-        name: str,
-        message: str,
-        error: BaseException | None = None,
-        context: ChannelContext | None = None,
-    ) -> None:
-        report(
-            self._on_event,
-            ChannelEvent(name=name, message=message, error=error, context=context),
-        )
-
-
-def _session_of(record: SessionRecord) -> HttpSession:
-    session = record.owner
-    assert isinstance(session, HttpSession)
-    return session
 
 
 @functools.lru_cache(maxsize=1024)

@@ -90,6 +90,13 @@ class SessionChannel(HttpServerChannel):
         self._on_lost = on_lost
         self._timer = deadlines.timer(self._tick)
 
+    def push_to(
+        self, deliver: Callable[[Message], object], ended: Callable[[Exception], object]
+    ) -> trio.Nursery | None:
+        """Hand messages over from now on, but for HTTP+SSE. See `MessageChannel.push_to`."""
+        # There, requests come this way, which deserve the time that a reader gives them.
+        return None if self._on_lost is not None else super().push_to(deliver, ended)
+
     # -- from the service ---------------------------------------------------------------
 
     def carry(self, carrier: HttpRequestStream, act: Callable[[], Step]) -> None:
