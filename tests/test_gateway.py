@@ -117,21 +117,28 @@ async def serving(query: str = "", **options: object) -> AsyncGenerator[Bed]:
         restart=RestartPolicy(initial_delay=0.01),
         **options,  # type: ignore[arg-type]
     )
+    stop = trio.Event()
     async with trio.open_nursery() as nursery:
         await nursery.start(gateway.run)
-        (url,) = await nursery.start(
-            partial(
-                serve_channels,
-                gateway.serve,
-                f"http://127.0.0.1:0/mcp{query}",
-                http="session",
-                header_schema=gateway.header_schema,
-                on_event=events.append,
+        async with trio.open_nursery() as serving_:
+            (url,) = await serving_.start(
+                partial(
+                    serve_channels,
+                    gateway.serve,
+                    f"http://127.0.0.1:0/mcp{query}",
+                    http="session",
+                    header_schema=gateway.header_schema,
+                    on_event=events.append,
+                    stop=stop,
+                )
             )
-        )
-        with trio.fail_after(30):
-            yield Bed(url, children, events)
-        nursery.cancel_scope.cancel()
+            nursery.cancel_scope.deadline = trio.current_time() + 30
+            try:
+                yield Bed(url, children, events)
+            finally:
+                stop.set()
+        gateway.stop()
+    assert not nursery.cancel_scope.cancelled_caught  # it ended by itself
 
 
 async def begin(client: MessageChannel, children: Children) -> MemoryChannel:
@@ -283,6 +290,14 @@ async def test_a_child_that_dies_takes_its_session_and_no_other() -> None:
             again = await child_3.receive()
             assert isinstance(again, Request)
             assert again.method == "initialize"
+            await child_3.send(Response(again.id, AGREED))
+            assert await child_3.receive() == INITIALIZED
+            # What got the 404 was not run, so it may be.
+            retried = await child_3.receive()
+            assert isinstance(retried, Request)
+            assert retried.method == "tools/list"
+            await child_3.send(Response(retried.id, {}))
+            assert plain(await first.receive())["id"] == 2
         assert [event.name for event in bed.events if event.name.startswith("child")] == [
             "child.ended"
         ]

@@ -10,9 +10,10 @@ It translates no eras: a child is asked once which it speaks, and gets what is o
 Of each message only ids and progress tokens are changed, see `sansio.mcp_http.bridge_ids`.
 What to start comes from whoever makes the gateway, never from a request.
 
-Theory of operation: the handler of a session runs the session's child. One task of it reads
-the client, one the child; each sends on what it has read before it reads on, so a slow
-reader slows the writer behind the gateway. Whichever side ends takes the other with it.
+Theory of operation: children live in the gateway's nursery, since they may take longer to
+end than their sessions. One task of a session's handler reads the client, one the child;
+each sends on what it has read before it reads on, so a slow reader slows the writer behind
+the gateway. Whichever side ends takes the other with it.
 """
 
 from __future__ import annotations
@@ -108,8 +109,17 @@ class Gateway:
             return await negotiate(peer, client_info=self._client_info)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Keep the child that exchanges share. Runs until it is cancelled."""
-        await self._shared.run(task_status=task_status)
+        """Keep the children. Runs until `stop` was called and they have ended.
+
+        Cancelling it kills them.
+        """
+        async with trio.open_nursery() as self._children:
+            await self._children.start(self._shared.run)
+            task_status.started()
+
+    def stop(self) -> None:
+        """End what is left of the children in good order, once nothing is served any more."""
+        self._shared.stop()
 
     def header_schema(self, tool: str) -> HeaderSchema | None:
         """What ``Mcp-Param-*`` headers a tool has, as the tools' lists that passed say.
@@ -130,17 +140,28 @@ class Gateway:
             await self._serve_session(channel)
 
     async def _serve_session(self, channel: MessageChannel) -> None:
-        async with self._places:
-            try:
-                async with self._open_child() as child:
-                    session = _Session(channel, child, self._on_event)
-                    await session.run()
-            except ConnectFailed as error:
-                message = f"a child could not be started: {error}"
-                report(
-                    self._on_event, ChannelEvent(name="child.failed", message=message, error=error)
-                )
-                await _refuse(channel, "the server could not be started")
+        over = trio.Event()
+        try:
+            child = await self._children.start(self._keep_child, over)
+            await _Session(channel, child, self._on_event).run()
+        except ConnectFailed as error:
+            message = f"a child could not be started: {error}"
+            report(self._on_event, ChannelEvent(name="child.failed", message=message, error=error))
+            await _refuse(channel, "the server could not be started")
+        finally:
+            over.set()
+
+    async def _keep_child(
+        self,
+        over: trio.Event,
+        *,
+        task_status: trio.TaskStatus[MessageChannel] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        # Not in the handler: the session is over when that returns, and a process may take
+        # seconds to end.
+        async with self._places, self._open_child() as child:
+            task_status.started(child)
+            await over.wait()
 
 
 async def _refuse(channel: MessageChannel, text: str) -> None:

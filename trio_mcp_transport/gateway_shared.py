@@ -124,6 +124,8 @@ class SharedChild:
         #: Set, and replaced by a new one, whenever a start succeeded or failed.
         self._tried = trio.Event()
         self._schemas: dict[str, HeaderSchema] = {}
+        self._scope = trio.CancelScope()
+        self._stop = trio.Event()
 
     def header_schema(self, tool: str) -> HeaderSchema | None:
         """The headers of a tool that was in a list; None if it was in none."""
@@ -132,25 +134,42 @@ class SharedChild:
     # -- the child's life ---------------------------------------------------------------
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Keep the child, as soon as it is wanted. Runs until it is cancelled."""
+        """Keep the child, as soon as it is wanted. Runs until `stop`."""
+        task_status.started()
         restarts = 0
-        async with trio.open_nursery() as self._nursery:
-            task_status.started()
-            while True:
+        while True:
+            with self._until_stop():
                 await self._wanted.wait()
-                # Before the start: whoever finds no child from now on wants the next one.
-                self._wanted = trio.Event()
-                begun = trio.current_time()
-                reason, failure = await self._run_once()
-                if trio.current_time() - begun >= self._policy.steady_after:
-                    restarts = 0
-                delay = self._policy.delay(restarts)
-                assert delay is not None  # there is no limit
-                restarts += 1
-                name = "child.ended" if failure is None else "child.failed"
-                message = f"the shared child {reason}; it is started again after {delay:g} s"
-                report(self._on_event, ChannelEvent(name=name, message=message, error=failure))
+            if self._stop.is_set():
+                return
+            # Before the start: whoever finds no child from now on wants the next one.
+            self._wanted = trio.Event()
+            begun = trio.current_time()
+            reason, failure = await self._run_once()
+            if self._stop.is_set():
+                return
+            if trio.current_time() - begun >= self._policy.steady_after:
+                restarts = 0
+            delay = self._policy.delay(restarts)
+            assert delay is not None  # there is no limit
+            restarts += 1
+            name = "child.ended" if failure is None else "child.failed"
+            message = f"the shared child {reason}; it is started again after {delay:g} s"
+            report(self._on_event, ChannelEvent(name=name, message=message, error=failure))
+            with self._until_stop():
                 await trio.sleep(delay)
+
+    def stop(self) -> None:
+        """End the child in good order, and start no other."""
+        self._stop.set()
+        self._scope.cancel()
+
+    def _until_stop(self) -> trio.CancelScope:
+        """A scope for what has no meaning any more once it is to stop."""
+        self._scope = trio.CancelScope()
+        if self._stop.is_set():
+            self._scope.cancel()
+        return self._scope
 
     async def _run_once(self) -> tuple[str, ConnectFailed | None]:
         """One child from its start to its end; returns why it ended."""
@@ -160,8 +179,9 @@ class SharedChild:
                 self._child = child
                 self._tell_tried()
                 try:
-                    async for message in child:
-                        self._from_child(child, message)
+                    with self._until_stop():
+                        async for message in child:
+                            self._from_child(child, message)
                 except ChannelBroken as error:
                     reason = f"has ended: {error}"
                 finally:

@@ -190,13 +190,14 @@ async def _serve(
             )
             report(None, event)
 
+    if gateway is not None:
+        with shutdown.cancelling() as probing:
+            endpoints = _of_eras(endpoints, await gateway.probe())
+        if probing.cancelled_caught:
+            return ExitStatus.OK
     schema = None if gateway is None else gateway.header_schema
     async with trio.open_nursery() as around:
         if gateway is not None:
-            with shutdown.cancelling() as probing:
-                endpoints = _of_eras(endpoints, await gateway.probe())
-            if probing.cancelled_caught:
-                return ExitStatus.OK
             await around.start(gateway.run)
         async with trio.open_nursery() as nursery:
             bound: list[str] = await nursery.start(
@@ -212,7 +213,8 @@ async def _serve(
             )
             for endpoint in bound:
                 tell(f"listening on {endpoint}")
-        around.cancel_scope.cancel()
+        if gateway is not None:
+            gateway.stop()
     return ExitStatus.OK
 
 
