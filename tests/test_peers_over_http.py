@@ -82,8 +82,10 @@ async def serving(options: str = "") -> AsyncGenerator[Server]:
             )
             (url,) = await nursery.start(serve)
             server.url = url.partition("?")[0]
-            yield server
-            server.stop.set()
+            try:
+                yield server
+            finally:
+                server.stop.set()
 
 
 def make_client() -> Router:
@@ -99,15 +101,13 @@ def make_client() -> Router:
 
 @asynccontextmanager
 async def client_of(server: Server, era: EraChoice) -> AsyncGenerator[Peer]:
-    async with (
-        open_peer(
-            server.url, make_client(), era=era, client_capabilities={"roots": {}}, log_level="info"
-        )
-        if era == "modern"
-        else open_peer(
-            server.url, make_client(), era=era, client_capabilities={"roots": {}}
-        ) as peer
-    ):
+    async with open_peer(
+        server.url,
+        make_client(),
+        era=era,
+        client_capabilities={"roots": {}},
+        log_level="info" if era == "modern" else None,
+    ) as peer:
         yield peer
 
 
@@ -234,7 +234,10 @@ async def test_a_server_that_stops_finishes_what_has_begun(era: EraChoice) -> No
 
 
 async def test_a_server_that_stops_ends_subscriptions() -> None:
-    async with serving() as server, client_of(server, "modern") as client:
-        async with Subscription(client, tools=True) as changes:
-            server.stop.set()
-            assert [change async for change in changes] == []
+    async with (
+        serving() as server,
+        client_of(server, "modern") as client,
+        Subscription(client, tools=True) as changes,
+    ):
+        server.stop.set()
+        assert [change async for change in changes] == []
