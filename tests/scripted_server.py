@@ -7,7 +7,7 @@ goes over any wire.
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import msgspec
@@ -184,7 +184,7 @@ class ScriptedServer(HttpSender):
         body: bytes,
         head_timeout: float,
         on_written: Callable[[], object] | None,
-    ) -> AsyncIterator[HttpResponse]:
+    ) -> AsyncGenerator[HttpResponse, None]:
         await trio.lowlevel.checkpoint()
         if self.refuse is not None:
             raise self.refuse

@@ -373,7 +373,7 @@ async def test_it_is_opened_again_with_the_last_id_after_the_time_that_the_serve
     stream.end()
     before = trio.current_time()
     again = await server.next()
-    assert trio.current_time() - before == 2.5
+    assert trio.current_time() - before == pytest.approx(2.5)
     assert again.method == "GET"
     assert again.headers["last-event-id"] == "e1"
     again.fail(trio.BrokenResourceError("gone"))
@@ -431,7 +431,7 @@ async def test_a_stream_that_was_closed_is_resumed_by_get_until_the_answer(
     await first.left.wait()
     before = trio.current_time()
     second = await server.next()
-    assert trio.current_time() - before == 0.5
+    assert trio.current_time() - before == pytest.approx(0.5)
     assert (second.method, second.body) == ("GET", b"")
     assert second.headers["last-event-id"] == "e1"
     assert second.headers["mcp-session-id"] == "s1"

@@ -225,7 +225,7 @@ class HttpClientChannel(MessageChannel):
             await self._line.admit(exchanges)
         except BaseException:
             for exchange in exchanges:
-                self._port.finish(exchange)
+                self._port.forget(exchange)
             raise
         self._messages_sent += len(values)
 
@@ -245,7 +245,7 @@ class HttpClientChannel(MessageChannel):
         for exchange in self._enter(self._prepare((value,))):
             overflow = self._line.put_control(exchange)
             if overflow is not None:
-                self._port.finish(exchange)
+                self._port.forget(exchange)
                 raise self._failed(overflow)
         self._messages_sent += 1
 

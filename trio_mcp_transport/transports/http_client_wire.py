@@ -105,12 +105,16 @@ class Port:
 
     def finish(self, exchange: Exchange) -> None:
         """Its answer is delivered, or none will come: it holds no place any more."""
+        self.forget(exchange)
+        self.line.done(exchange)
+
+    def forget(self, exchange: Exchange) -> None:
+        """It can be cancelled no more."""
         request_id = exchange.request_id
         if request_id is not None:
             key = (type(request_id), request_id)
             if self.exchanges.get(key) is exchange:
                 del self.exchanges[key]
-        self.line.done(exchange)
 
     def drop(self, what: str) -> None:
         """Count and report a message that came where it must not."""
