@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import pickle
 import sys
 
 import msgspec
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET, Raw
 
-from trio_mcp_transport.errors import RpcError
+from trio_mcp_transport.errors import MethodNotFound, RpcError
 from trio_mcp_transport.jsonrpc import (
     Batch,
     ErrorCode,
@@ -29,6 +30,7 @@ from trio_mcp_transport.jsonrpc import (
     encode_batch,
     encode_message,
     invalid_message_answer,
+    relate,
 )
 from trio_mcp_transport.limits import MAX_NESTING_DEPTH
 
@@ -547,3 +549,39 @@ def test_params_do_not_keep_white_space_and_unknown_members_alive(ballast: bytes
     message = decode_message(data)
     assert sys.getrefcount(data) == references
     assert message == Notification("m", Raw(b'{"a":1}'))
+
+
+# -- facts beside a message ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Request(1, "m"),
+        Notification("m"),
+        Response(1, {}),
+        ErrorResponse(1, ErrorObject(-1, "no")),
+    ],
+)
+def test_what_a_message_relates_to_is_no_part_of_it(message: Message) -> None:
+    plain = encode_message(message)
+    before = message.related_to
+    assert relate(message, "7") is message
+    assert (before, message.related_to) == (None, "7")
+    assert encode_message(message) == plain
+    assert "7" not in repr(message)
+    relate(message, None)
+    assert message.related_to is None
+
+
+def test_the_cause_of_an_error_is_no_part_of_it() -> None:
+    answer = ErrorResponse(1, ErrorObject(-32601, "no"))
+    before = answer.cause
+    cause = MethodNotFound("m")
+    assert answer.with_cause(cause) is answer
+    assert (before, answer.cause) == (None, cause)
+    assert answer.as_exception().__cause__ is cause
+    assert encode_message(answer) == (
+        b'{"jsonrpc":"2.0","id":1,"error":{"code":-32601,"message":"no"}}'
+    )
+    assert pickle.loads(pickle.dumps(cause)).args == cause.args

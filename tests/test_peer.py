@@ -14,8 +14,11 @@ from trio.testing import memory_stream_pair
 
 from trio_mcp_transport.abc import (
     ChannelContext,
+    ConnectionLost,
 )
 from trio_mcp_transport.errors import (
+    ConnectFailed,
+    HttpStatusError,
     MessageTooLarge,
     RequestIdInUse,
     RequestTimeout,
@@ -403,3 +406,35 @@ async def test_params_keep_what_they_have_when_the_token_is_added() -> None:
         with pytest.raises(TypeError):
             await wire.peer.request("m", [1], on_progress=print)
         nursery.cancel_scope.cancel()
+
+
+# -- answers that the channel made ------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "cause",
+    [
+        HttpStatusError("the server answered 500", status=500),
+        ConnectionLost("the connection broke"),
+        ConnectFailed("refused"),
+    ],
+)
+async def test_a_request_that_failed_without_an_answer_raises_why(cause: Exception) -> None:
+    async with wired() as wire, trio.open_nursery() as nursery:
+        asked = ask(nursery, wire.peer)
+        request = await wire.receive_request()
+        failed = ErrorResponse(request.id, ErrorObject(-32603, "failed")).with_cause(cause)
+        await wire.send(failed)
+        assert type(asked.outcome) is type(cause)
+        assert str(asked.outcome) == str(cause)
+
+
+async def test_an_error_of_the_other_side_is_raised_from_what_is_known_of_it() -> None:
+    async with wired() as wire, trio.open_nursery() as nursery:
+        asked = ask(nursery, wire.peer)
+        request = await wire.receive_request()
+        cause = ValueError("why")
+        await wire.send(ErrorResponse(request.id, ErrorObject(-1, "no")).with_cause(cause))
+        assert isinstance(asked.outcome, RpcError)
+        assert asked.outcome.code == -1
+        assert asked.outcome.__cause__ is cause
