@@ -225,6 +225,15 @@ def test_a_secret_in_a_malformed_field_is_not_quoted() -> None:
     assert "hunter2" not in str(events[0])
 
 
+def test_what_was_refused_once_is_refused_when_its_lines_are_known() -> None:
+    two_hosts = with_line(b"Host: a")
+    events = served(GET + two_hosts)
+    assert statuses(events) == [400]
+    assert str(events[-1]) == "2 Host header fields"
+    lengths = with_line(b"Content-Length: 0\r\nContent-Length: 0")
+    assert statuses(served(with_line(b"Content-Length: 0") + lengths)) == [400]
+
+
 def test_nothing_is_read_before_a_verdict() -> None:
     machine = Http1Server()
     machine.receive_data(POST + GET)

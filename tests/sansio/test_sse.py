@@ -84,6 +84,11 @@ CASES: dict[str, tuple[bytes, list[SseItem]]] = {
     "a comment in an event": (b"data: a\n:x\ndata: b\n\n", [SseComment(b"x"), SseEvent(b"a\nb")]),
     "unknown fields": (b"x: y\nData: z\n data: z\ndata : z\nx\ndata: a\n\n", [SseEvent(b"a")]),
     "blank lines": (b"\n\r\n\rdata: a\n\n\n\n", [SseEvent(b"a")]),
+    "CR LF within an event": (
+        b"data: a\r\ndata: b\r\n\r\ndata: c\r\r",
+        [SseEvent(b"a\nb"), SseEvent(b"c")],
+    ),
+    "blank lines behind an id": (b"id: 1\ndata: a\n\n\n\n", [SseEvent(b"a", id="1")]),
     "a byte order mark": (BOM + b"data: a\n\n", [SseEvent(b"a")]),
     "a mark alone": (BOM + b"\ndata: a\n\n", [SseEvent(b"a")]),
     "a second mark": (BOM + BOM + b"data: a\n\ndata: b\n\n", [SseEvent(b"b")]),

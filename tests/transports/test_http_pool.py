@@ -460,6 +460,7 @@ async def test_a_connection_that_dies_on_its_way_to_who_waits_is_replaced() -> N
         servers.servers[0].close()
         await trio.testing.wait_all_tasks_blocked()
         assert len(servers.servers) == 2
+        assert servers.open_clients == 1
         await read_request(servers.servers[1])
         await servers.servers[1].send_all(OK)
         await trio.testing.wait_all_tasks_blocked()
