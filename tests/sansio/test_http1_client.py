@@ -174,6 +174,13 @@ def test_what_is_no_response_is_refused(case: str) -> None:
     assert not any(isinstance(event, ResponseHead) for event in events)
 
 
+def test_what_is_no_http_is_refused_at_its_first_bytes() -> None:
+    machine = ReadResponses()
+    machine.receive_data(b"SS")
+    with pytest.raises(RemoteProtocolError, match="no HTTP"):
+        machine.next_event()
+
+
 @pytest.mark.parametrize(
     ("data", "before"),
     [

@@ -468,8 +468,9 @@ async def test_who_was_served_just_before_the_end_opens_nothing() -> None:
     async with pool_of(max_connections=1) as (pool, servers), trio.open_nursery() as nursery:
 
         async def first() -> None:
-            await ask(pool)
-            await pool.aclose()  # in the same step as the second is served
+            async with pool.request("POST", URL) as response:
+                assert response.read_nowait(2) == b"hi"
+                await pool.aclose()  # in the same step as the second is served
 
         async def second() -> None:
             with pytest.raises(trio.ClosedResourceError):
