@@ -78,6 +78,7 @@ _CLIENT_ONLY = (
     "ca_file",
     "ca_path",
     "read_timeout",
+    "diagnostics",
 )
 #: What only whoever listens can use.
 _SERVER_ONLY = (
@@ -157,6 +158,8 @@ class HttpEndpoint(Endpoint, frozen=True):
             it may hold a key, it is never shown.
         headers: Connecting: further headers of every request. Values are never shown.
         read_timeout: Connecting: seconds from a request until its response has begun.
+        diagnostics: Connecting: tell of each stage of each request, from the name lookup to
+            the last byte, as events ``http.*``; logged at the level debug.
         oauth_token_url: Connecting, ``oauth2``: where tokens come from.
         client_id: Connecting, ``oauth2``.
         client_secret: Connecting, ``oauth2``. Never shown.
@@ -223,6 +226,7 @@ class HttpEndpoint(Endpoint, frozen=True):
     url_query: str | None = None
     headers: dict[str, str] = msgspec.field(default_factory=dict)
     read_timeout: _Seconds | None = None
+    diagnostics: bool = False
     oauth_token_url: str | None = None
     client_id: str | None = None
     client_secret: str | None = None

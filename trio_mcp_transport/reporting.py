@@ -16,7 +16,14 @@ import trio
 from .abc import ChannelEvent, EventHandler
 from .errors import TransportError
 
-__all__ = ["choose_failure", "flatten", "lone_exception", "report", "report_task_failure"]
+__all__ = [
+    "choose_failure",
+    "diagnose",
+    "flatten",
+    "lone_exception",
+    "report",
+    "report_task_failure",
+]
 
 _logger = logging.getLogger("trio_mcp_transport")
 
@@ -81,6 +88,17 @@ def report(on_event: EventHandler | None, event: ChannelEvent) -> None:
         _logger.warning("%s: %s%s", event.name, event.message, more)
     else:
         _logger.error("%s: %s%s", event.name, event.message, more, exc_info=event.error)
+
+
+def diagnose(on_event: EventHandler | None, event: ChannelEvent) -> None:
+    """Hand on an event that is no fault, only something for those who look for one.
+
+    It is logged where there is no handler, at the level debug and without any limit.
+    """
+    if on_event is None:
+        _logger.debug("%s: %s", event.name, event.message)
+    else:
+        report(on_event, event)
 
 
 def report_task_failure(error: BaseException, on_event: EventHandler | None) -> None:

@@ -70,6 +70,9 @@ async def test_call_reaches_a_server_on_every_wire_and_in_every_revision() -> No
         assert sum_of(await run_cli("call", url, *ADD)) == "42"
         for revision in ("2026-07-28", "2025-11-25", "2025-06-18", "2025-03-26"):
             assert sum_of(await run_cli("call", "--revision", revision, url, *ADD)) == "42"
+        modern = await run_cli("call", f"{url}?era=modern", *ADD)
+        legacy = await run_cli("call", f"{url}?era=legacy", *ADD)
+        assert ["resultType" in done.messages[0] for done in (modern, legacy)] == [True, False]
         assert sum_of(await run_cli("call", f"sse+http://{host}/sse", *ADD)) == "42"
         older = f"scheme=http; host=127.0.0.1; port={urlsplit(url).port}"
         assert sum_of(await run_cli("call", "--transport=http", f"--url={older}", *ADD)) == "42"

@@ -16,6 +16,7 @@ from .. import __version__
 from ..connect import open_channel
 from ..endpoints import Endpoint, StdioEndpoint
 from ..errors import ConfigurationError, RpcError
+from ..http_endpoints import HttpEndpoint
 from ..lifecycle import negotiate
 from ..peer import Peer
 from ..pending import Progress
@@ -157,11 +158,18 @@ async def _call(
             shutdown.spare(connecting)
             with shutdown.cancelling():
                 if method not in _HANDSHAKES:
-                    info = {"name": "trio-mcp", "version": __version__}
-                    await negotiate(peer, client_info=info, revision=revision)
+                    await _negotiate(peer, endpoint, revision)
                 result = await _request(peer, method, params)
     _print_result(endpoint, result)
     return ExitStatus.OK
+
+
+async def _negotiate(peer: Peer, endpoint: Endpoint, revision: str | None) -> None:
+    info = {"name": "trio-mcp", "version": __version__}
+    if revision is None and isinstance(endpoint, HttpEndpoint):
+        await negotiate(peer, client_info=info, era=endpoint.era, revision=endpoint.revision)
+    else:
+        await negotiate(peer, client_info=info, revision=revision)
 
 
 def _print_result(endpoint: Endpoint, result: Raw | None) -> None:

@@ -16,6 +16,7 @@ from ..http_endpoints import HttpEndpoint
 from ..sansio.headers import Headers
 from ..sansio.mcp_http.client_options import HttpClientOptions
 from .http_client_channel import HttpClientChannel
+from .http_diagnostics import DiagnosingSender, diagnosed_open_stream
 from .http_pool import HttpPool
 from .http_sender import HttpSender
 from .http_settings import check_connecting
@@ -53,6 +54,7 @@ async def connect(
     """
     check_connecting(endpoint)
     pool = HttpPool(
+        open_stream=diagnosed_open_stream(on_event) if endpoint.diagnostics else None,
         max_connections=endpoint.max_exchanges + _MORE_CONNECTIONS,
         idle_expiry=endpoint.idle_timeout,
         connect_timeout=endpoint.options.connect_timeout,
@@ -84,11 +86,14 @@ async def _open(
     *,
     owns_sender: bool,
 ) -> MessageChannel:
+    context = ChannelContext(transport=endpoint.scheme, peer_address=endpoint.authority)
+    if endpoint.diagnostics:
+        sender = DiagnosingSender(sender, on_event, context)
     channel = HttpClientChannel(
         sender,
         client_options(endpoint),
         nursery=nursery,
-        context=ChannelContext(transport=endpoint.scheme, peer_address=endpoint.authority),
+        context=context,
         options=endpoint.options,
         on_event=on_event,
         owns_sender=owns_sender,

@@ -114,11 +114,16 @@ def server_options(endpoint: HttpEndpoint) -> HttpServerOptions:
 
 
 def connection_options(endpoint: HttpEndpoint) -> HttpConnectionOptions:
-    """The limits of one connection."""
+    """The limits of one connection.
+
+    What `ChannelOptions` say about connections of every transport holds as well: the first
+    message (`handshake_timeout`) has come when a request has, and a connection that is
+    idle between requests is read from (`idle_read_timeout`).
+    """
     return HttpConnectionOptions(
-        head_timeout=endpoint.head_timeout,
-        body_timeout=endpoint.body_timeout,
-        keep_alive_timeout=endpoint.idle_timeout,
+        head_timeout=min(endpoint.head_timeout, endpoint.options.handshake_timeout),
+        body_timeout=min(endpoint.body_timeout, endpoint.options.handshake_timeout),
+        keep_alive_timeout=min(endpoint.idle_timeout, endpoint.options.idle_read_timeout),
         write_timeout=endpoint.options.write_timeout,
     )
 
