@@ -138,3 +138,23 @@ async def test_a_callback_may_set_close_and_make_timers(autojump_clock: MockCloc
         first.set(10)
         await trio.sleep(200)
         assert times == pytest.approx([10, 20, 30, 100, 100, 100])
+
+
+async def test_a_callback_that_fails_is_told_and_the_others_are_called_all_the_same(
+    autojump_clock: MockClock,
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("boom")
+
+    errors: list[Exception] = []
+    times: list[float] = []
+    deadlines = Deadlines(errors.append)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(deadlines.run)
+        deadlines.timer(fail).set(1)
+        deadlines.timer(note(times)).set(1)
+        deadlines.timer(note(times)).set(2)
+        await trio.sleep(3)
+        nursery.cancel_scope.cancel()
+    assert times == pytest.approx([1, 2])
+    assert [str(error) for error in errors] == ["boom"]

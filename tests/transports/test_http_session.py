@@ -404,7 +404,7 @@ async def test_a_store_that_fails_ends_the_exchange_with_its_cause(
         await client.event()
         await read_steps(client, (0, 1))
         assert not (await client.responses.end()).endswith(b"0\r\n\r\n")
-        await trio.sleep(1)
+        await trio.sleep(5)
         assert served.service.endpoint.exchanges == 0
         assert "store.failed" in served.names
         # The session and its other exchanges go on.
@@ -755,3 +755,97 @@ async def test_the_wire_of_two_paths_answers_requests_with_json_and_notification
         assert await client.json() == (200, {})
         await trio.sleep(1)
         assert [message.method for message in received] == ["m", "n"]  # type: ignore[union-attr]
+
+
+# -- what may go wrong in between --------------------------------------------------------
+
+
+async def test_a_get_for_a_session_whose_handler_wants_no_channel_is_not_allowed(
+    autojump_clock: MockClock,
+) -> None:
+    async def exchanges_only(channel: MessageChannel) -> None:
+        if channel.context.exchange:
+            await Application()(channel)
+
+    async with serving(exchanges_only) as served:
+        client = served.connect()
+        session = await client.initialize()
+        await trio.sleep(1)
+        assert await client.get(session) == 405
+        await served.connect().call(session=session)
+        assert await served.connect().notify("notifications/x", session) == 202
+        assert len(served.service.endpoint.sessions) == 1
+
+
+class BrokenReplay(MemoryEventStore):
+    """Forgets how to replay."""
+
+    async def replay(self, session: str, stream: str, after: int) -> Replay | None:
+        await trio.lowlevel.checkpoint()
+        raise OSError("the store is gone")
+
+
+async def test_a_replay_that_fails_is_answered_and_harms_neither_stream_nor_session(
+    autojump_clock: MockClock,
+) -> None:
+    store = BrokenReplay()
+    async with serving(Application(), http=HttpServing(event_store=store)) as served:
+        client, again = served.connect(), served.connect()
+        session = await client.initialize()
+        await client.call("steps", session=session)
+        await client.stream_head()
+        last = (await client.event())["id"]
+        assert await again.get(session, last) == 500
+        await read_steps(client, range(5), result=True)
+        assert served.names == ["store.failed"]
+
+
+async def test_resuming_a_stream_whose_session_ends_meanwhile_is_no_hang(
+    autojump_clock: MockClock,
+) -> None:
+    application = Application()
+    async with serving(application, http=HttpServing(event_store=SlowStore())) as served:
+        client, again, other = (served.connect() for _ in range(3))
+        session = await client.initialize()
+        await client.call("steps", session=session)
+        await client.stream_head()
+        last = (await client.event())["id"]
+        # The store is busy with the first step, so this one waits for its turn.
+        headers = {"Mcp-Session-Id": session, "Accept": "text/event-stream", "Last-Event-ID": last}
+        await again.send("GET", headers)
+        await other.send("DELETE", {"Mcp-Session-Id": session})
+        assert (await other.responses.whole())[0] == 204
+        await again.responses.end()
+        await trio.sleep(10)
+        assert served.service.endpoint.exchanges == 0
+
+
+async def test_requests_over_http_sse_are_finished_after_a_stop(autojump_clock: MockClock) -> None:
+    router = Router("test", "1", capabilities={"tools": {}})
+    stopping: list[Peer] = []
+
+    @router.method("tools/call")
+    async def call(ctx: object) -> object:
+        await trio.sleep(8)
+        return RESULT
+
+    async def peer(channel: MessageChannel) -> None:
+        one = Peer(channel, router)
+        stopping.append(one)
+        await one.run()
+
+    async with serving(peer, SSE) as served:
+        stream, poster = served.connect(), served.connect()
+        path = await open_sse(stream)
+        await poster.post(
+            {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": INITIALIZE}, path=path
+        )
+        await poster.responses.whole()
+        await stream.message()
+        message = {"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": {"name": "x"}}
+        await poster.post(message, path=path)
+        await poster.responses.whole()
+        served.service.stop()
+        stopping[0].end_soon()
+        assert (await stream.message())["result"] == RESULT
+        await stream.stream_end()

@@ -21,7 +21,7 @@ import trio
 
 __all__ = ["Deadlines", "Timer"]
 
-#: Entries of closed timers that are left in the heap before it is built anew.
+#: Entries of closed or moved timers that are left in the heap before it is built anew.
 _MAX_DEAD_ENTRIES = 64
 
 
@@ -46,8 +46,11 @@ class Timer:
             return
         self.due = due
         if due < self._looked_at:
+            superseded = self._looked_at < math.inf
             self._looked_at = due
             self._deadlines._push(due, self)
+            if superseded:
+                self._deadlines._note_dead()
 
     def close(self) -> None:
         """Take the deadline away for good, and let go of the callback. Idempotent."""
@@ -95,9 +98,9 @@ class Deadlines:
         heap = self._heap
         while heap and heap[0][0] <= now:
             looked_at, _, timer = heapq.heappop(heap)
-            if timer._callback is None:
+            if looked_at != timer._looked_at:  # closed, or moved to an earlier time since
                 self._dead = max(0, self._dead - 1)
-            elif looked_at == timer._looked_at:  # else a later entry of one that was moved
+            elif timer._callback is not None:
                 timer._looked_at = math.inf
                 if timer.due <= now:
                     timer.due = math.inf
@@ -122,6 +125,6 @@ class Deadlines:
         self._dead += 1
         if self._dead > _MAX_DEAD_ENTRIES and self._dead * 2 > len(self._heap):
             # In place: `_expire` may be at work on it.
-            self._heap[:] = [entry for entry in self._heap if entry[2]._callback is not None]
+            self._heap[:] = [entry for entry in self._heap if entry[0] == entry[2]._looked_at]
             heapq.heapify(self._heap)
             self._dead = 0

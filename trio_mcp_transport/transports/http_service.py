@@ -11,7 +11,7 @@ answered: the response is complete with its `EndOfBody`.
 
 All handlers run in one nursery of the service, since an exchange of a session outlives its
 connection; those whose connection is their life have a cancel scope for it. A session is
-taken down in one place, `_tear_down`, whatever ended it.
+taken down in one place, `HttpSessions.tear_down`, whatever ended it.
 """
 
 from __future__ import annotations
