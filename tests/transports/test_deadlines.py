@@ -119,6 +119,18 @@ async def test_ten_thousand_closed_timers_leave_no_entries_though_their_time_is_
         assert times == pytest.approx([1000])
 
 
+async def test_timers_that_were_moved_earlier_and_closed_leave_none_either(
+    autojump_clock: MockClock,
+) -> None:
+    async with running() as deadlines:
+        for _ in range(10_000):
+            timer = deadlines.timer(lambda: None)
+            for due in (600.0, 60.0, 15.0):
+                timer.set(trio.current_time() + due)
+            timer.close()
+        assert len(deadlines._heap) < 1000
+
+
 async def test_a_callback_may_set_close_and_make_timers(autojump_clock: MockClock) -> None:
     async with running() as deadlines:
         times: list[float] = []
