@@ -16,6 +16,7 @@ from trio_mcp_transport import (
     ErrorResponse,
     IdleTimeout,
     InboxStalled,
+    Message,
     Notification,
     OutboxOverflow,
     Request,
@@ -278,7 +279,7 @@ async def test_a_full_inbox_stops_the_reading_until_there_is_room(
         stream.feed(event(Notification("n", {"x": "x" * 60})))
         await wait_all_tasks_blocked()
     assert channel.statistics().inbox_messages == 1
-    received = []
+    received: list[Message] = []
     while len(received) < 4:
         received.extend(await channel.receive_many())
         await wait_all_tasks_blocked()
@@ -467,8 +468,8 @@ async def test_the_end_of_its_nursery_ends_the_channel(server: ScriptedServer) -
     assert server.open == 0
     async with trio.open_nursery() as nursery:
         other = make_channel(nursery, server, events)
+    await other.send(Request(1, "a"))
     with pytest.raises(ConnectionLost, match="nursery"):
-        await other.send(Request(1, "a"))
         await other.receive()
 
 

@@ -48,6 +48,10 @@ class _Response(Protocol):
     def status_code(self) -> int: ...
     @property
     def headers(self) -> _RawHeaders: ...
+    @property
+    def is_stream_consumed(self) -> bool: ...
+    @property
+    def content(self) -> bytes: ...
     def aiter_raw(self) -> AsyncIterator[bytes]: ...
     async def aclose(self) -> None: ...
 
@@ -197,7 +201,9 @@ class _HttpxResponse(HttpResponse):
 
     def __init__(self, sender: HttpxSender, response: _Response) -> None:
         self._sender = sender
-        self._chunks = response.aiter_raw()
+        # One that was read already, by a hook of the user's, has no stream any more.
+        is_read = response.is_stream_consumed
+        self._chunks = _lone(response.content) if is_read else response.aiter_raw()
         self._ended = False
         self.status = response.status_code
         self.headers = Headers.from_parser([
@@ -217,6 +223,12 @@ class _HttpxResponse(HttpResponse):
                 raise self._sender.translate(error, "in the middle of the response") from error
             return chunk
         return b""
+
+
+async def _lone(content: bytes) -> AsyncIterator[bytes]:
+    await trio.lowlevel.checkpoint()
+    if content:
+        yield content
 
 
 def _library_of(client: object) -> ModuleType:
