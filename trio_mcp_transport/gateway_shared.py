@@ -286,6 +286,8 @@ class SharedChild:
                 await self._feed(exchange)
             except ChannelBroken as error:
                 failure = error
+            except trio.ClosedResourceError:
+                pass  # it was broken off
             finally:
                 self._leave(exchange)
             nursery.cancel_scope.cancel()
