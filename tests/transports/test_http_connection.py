@@ -65,6 +65,22 @@ async def test_pipelined_requests_are_answered_in_order_each_after_the_one_befor
             assert (await wire.responses.whole())[2] == number
 
 
+async def test_a_connection_with_its_next_request_here_is_never_taken_for_an_idle_one(
+    mock_clock: MockClock,
+) -> None:
+    held = Held()
+    async with open_wire(held) as wire:
+        await wire.send(post(b"x") * 21)
+        for _ in range(20):
+            await wait_all_tasks_blocked()
+            held.answer()
+            mock_clock.jump(0.1)  # the timer that was set when the body came is due now
+            assert (await wire.responses.whole())[0] == 200
+        await wait_all_tasks_blocked()
+        assert len(held.requests) == 21
+        held.answer()
+
+
 async def test_a_pipelined_request_waits_though_half_of_it_came_early() -> None:
     held = Held()
     async with open_wire(held) as wire:

@@ -156,7 +156,7 @@ async def test_ten_thousand_initialize_requests_open_no_more_sessions_than_allow
                     received = b""
                     while len(found := re.findall(rb"HTTP/1\.1 (\d+)", received)) < 50:
                         part = await stream.receive_some(65536)
-                        assert part, "the server closed the connection"
+                        assert part, (received[-600:], server.events)
                         received += part
                     statuses.update(found)
                     retries.update(re.findall(rb"(?i)retry-after: (\d+)", received))

@@ -426,6 +426,9 @@ class HttpConnection:
             return
         machine.start_next_cycle()
         if self._pause is not None:
+            # The next request is here: this is no idle connection, though until its task has
+            # woken up it looks like one.
+            self._timer.due = math.inf
             self._pause.cancel()
         elif self._reading_on and not self._handling:
             self._timer.set(trio.current_time() + self._options.keep_alive_timeout)
