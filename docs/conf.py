@@ -37,6 +37,7 @@ FACES = (
     "trio_mcp_transport.security",
     "trio_mcp_transport.stores",
     "trio_mcp_transport.testing",
+    "trio_mcp_transport.interop.asgi",
     "trio_mcp_transport.interop.mcp_sdk",
 )
 

@@ -59,7 +59,7 @@ class Host:
 
 
 @contextmanager
-def hosting(name: str, app: str, directory: Path) -> Generator[Host]:
+def hosting(name: str, app: str, directory: Path, cwd: Path = TESTS) -> Generator[Host]:
     """Run ``MODULE:NAME`` under one of `HOSTS`. Connections are taken at once."""
     program = HOSTS[name][0]
     if importlib.util.find_spec(program) is None:
@@ -72,8 +72,8 @@ def hosting(name: str, app: str, directory: Path) -> Generator[Host]:
             pass_fds=[fd],
             stdout=log,
             stderr=log,
-            cwd=TESTS,
-            env={**os.environ, "PYTHONPATH": str(TESTS)},
+            cwd=cwd,
+            env={**os.environ, "PYTHONPATH": str(cwd)},
         )
         host = Host(name, f"http://127.0.0.1:{listener.getsockname()[1]}", process, log)
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import h11
@@ -12,12 +13,15 @@ import msgspec
 import pytest
 import trio
 from asgi_hosts import HOSTS, Host, host, hosting
+from cli_process import run_cli
 from plain_http import LegacyClient, modern, requesting
 from serving import PATIENCE
 
 pytestmark = [pytest.mark.interop, pytest.mark.integration]
 __all__ = ["host"]  # a fixture
 
+DOCS = Path(__file__).parents[2] / "docs"
+EXAMPLES = DOCS / "examples"
 PROGRESS = {"progressToken": "t"}
 
 
@@ -159,6 +163,31 @@ async def test_curl_gets_an_answer(host: Host) -> None:
             stderr=subprocess.STDOUT,
         )
     assert b'"supportedVersions"' in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "app", "path"),
+    [
+        ("hypercorn-trio", "asgi_server.py", "/mcp"),
+        ("uvicorn", "asgi_server.py", "/mcp"),
+        ("uvicorn", "asgi_mounted.py", "/api/mcp"),
+    ],
+)
+async def test_the_examples_do_what_the_page_shows(
+    name: str, app: str, path: str, tmp_path: Path
+) -> None:
+    if app == "asgi_mounted.py":
+        pytest.importorskip("starlette")
+    page = (DOCS / "howto" / "asgi.rst").read_text()
+    module = app.removesuffix(".py")
+    assert f" {module}:app" in page
+    assert f"$ python tool_client.py http://127.0.0.1:9443{path}\n" in page
+    with trio.fail_after(PATIENCE), hosting(name, f"{module}:app", tmp_path, EXAMPLES) as host:
+        done = await run_cli(
+            program=[sys.executable, str(EXAMPLES / "tool_client.py"), host.origin + path]
+        )
+    assert done.status == 0, done.err
+    assert done.out.decode().splitlines() == ["1 of 3", "2 of 3", "3 of 3", "42"]
 
 
 @pytest.mark.parametrize("name", HOSTS)

@@ -32,13 +32,13 @@ from ..limits import DEFAULT_DRAIN_SECONDS, ChannelOptions
 from ..reporting import choose_failure
 from ..security.admission import Authenticator
 from ..serve import PeerHandler
-from ..transports.http_service import HttpService, HttpServing
+from ..stores.events import EventStore
+from ..transports.http_service import HttpService
+from ..transports.http_serving import HttpMode, HttpServing, SchemaLookup
 from ..transports.http_settings import check_listening, make_doorkeeper, server_options
 from .asgi_request import AsgiRequest, Receive, Send
 
 if TYPE_CHECKING:
-    from ..sansio.mcp_http.modern_server import SchemaLookup
-    from ..stores.events import EventStore
     from .guest_run import GuestRun
 
 __all__ = ["AsgiApp", "AsgiOptions"]
@@ -125,7 +125,7 @@ class AsgiApp:
         served: Dispatcher | ChannelHandler,
         path: str = "/mcp",
         *,
-        http: Literal["exchange", "session"] = "exchange",
+        http: HttpMode = "exchange",
         authenticate: Authenticator | None = None,
         event_store: EventStore | None = None,
         header_schema: SchemaLookup | None = None,

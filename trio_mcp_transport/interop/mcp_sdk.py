@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar, Unpack
+from typing import TypeVar, Unpack
 
 import trio
 
@@ -21,7 +21,9 @@ from ..endpoint_parser import EndpointSpec
 from ..errors import FeatureUnavailable
 from ..limits import DEFAULT_DRAIN_SECONDS
 from ..registry import ChannelOverrides, StderrHandler
+from ..security.admission import Authenticator
 from ..serve import serve_channels
+from ..stores.events import EventStore
 from .mcp_sdk_serving import SdkConnections, header_schema, low_level
 from .mcp_sdk_streams import SdkReadStream, SdkStreams, SdkWriteStream, Wire
 
@@ -32,10 +34,6 @@ except ImportError as error:
         "the official MCP SDK, 2.3 or later, is not installed:"
         ' pip install "trio-mcp-transport[mcp]"'
     ) from error
-
-if TYPE_CHECKING:
-    from ..security.admission import Authenticator
-    from ..stores.events import EventStore
 
 __all__ = [
     "SdkReadStream",
