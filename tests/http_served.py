@@ -10,7 +10,14 @@ import trio
 from http_wire import Responses
 from trio.testing import MemoryReceiveStream, MemorySendStream, memory_stream_pair
 
-from trio_mcp_transport import ChannelOptions, MessageChannel
+from trio_mcp_transport import (
+    ChannelOptions,
+    Message,
+    MessageChannel,
+    Notification,
+    Request,
+    Response,
+)
 from trio_mcp_transport.abc import ChannelEvent
 from trio_mcp_transport.sansio.mcp_http.options import HttpServerOptions
 from trio_mcp_transport.security.facts import ConnectionFacts
@@ -35,6 +42,9 @@ OPTIONS = HttpServerOptions()
 CHANNEL_OPTIONS = ChannelOptions()
 SERVING = HttpServing()
 CONNECTION = HttpConnectionOptions()
+
+RESULT: dict[str, object] = {"content": []}
+RESUMABLE = HttpServerOptions(resumable=True)
 
 Handler = Callable[[MessageChannel], Awaitable[object]]
 
@@ -234,3 +244,42 @@ async def serving(
     assert service.endpoint.exchanges == 0
     assert len(service.endpoint.sessions) == 0
     assert len(service.deadlines) == 0
+
+
+class Application:
+    """A handler of exchanges and sessions that does what each request's name says."""
+
+    def __init__(self) -> None:
+        self.sessions: list[MessageChannel] = []
+        self.received: list[Message] = []
+        self.ended = 0
+        self.cancelled = 0
+        self.release = trio.Event()
+
+    async def __call__(self, channel: MessageChannel) -> None:
+        if channel.context.exchange:
+            async for request in channel:
+                if isinstance(request, Request):
+                    await self.answer(channel, request)
+            return
+        self.sessions.append(channel)
+        async for message in channel:
+            self.received.append(message)
+        self.ended += 1
+
+    async def answer(self, channel: MessageChannel, request: Request) -> None:
+        if request.method == "initialize":
+            await channel.send(Response(request.id, {"protocolVersion": LEGACY}))
+            return
+        name = request.params_as(dict[str, object])["name"]
+        try:
+            if name == "steps":
+                for number in range(5):
+                    await channel.send(Notification("notifications/message", {"n": number}))
+                    await trio.sleep(1)
+            elif name == "wait":
+                await self.release.wait()
+        except trio.Cancelled:
+            self.cancelled += 1
+            raise
+        await channel.send(Response(request.id, RESULT))

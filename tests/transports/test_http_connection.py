@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
+from email.utils import parsedate_to_datetime
 
 import pytest
 import trio
@@ -581,3 +583,12 @@ async def test_draining_waits_for_the_service_that_stays(autojump_clock: MockClo
         wire.connection.drain()
         assert await wire.responses.end() == b""
         assert (staying.finished, staying.cancelled) == (1, 0)
+
+
+async def test_every_response_has_a_date() -> None:
+    async with open_wire() as wire:
+        for _ in range(2):
+            await wire.send(post(b"1"))
+            _, headers, _ = await wire.responses.whole()
+            parsed = parsedate_to_datetime(headers["date"])
+            assert abs(parsed.timestamp() - time.time()) < 100

@@ -459,6 +459,30 @@ async def test_a_client_that_reads_slowly_makes_the_handler_wait(
         assert (await client.message())["result"] == RESULT
 
 
+async def test_nobody_overtakes_those_who_wait_for_room(autojump_clock: MockClock) -> None:
+    async def talk(channel: MessageChannel, request: Request) -> None:
+        await channel.send(Notification("n", {"n": 0, "text": "x" * 900}))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(channel.send, Notification("n", {"n": 1, "text": "x" * 900}))
+            await trio.sleep(1)
+            # There is room for this one, but it is not its turn.
+            assert not channel.try_send(Notification("n", {"n": 2}))
+            nursery.start_soon(channel.send, Notification("n", {"n": 2}))
+            await trio.sleep(1)
+            release.set()
+        await channel.send(Response(request.id, RESULT))
+
+    release = trio.Event()
+    options = ChannelOptions(outbox_bytes=1500)
+    async with serving(Recorder(talk), channel_options=options) as served:
+        client = served.connect()
+        client.server.send_stream.send_all_hook = release.wait
+        await client.call()
+        await client.stream_head()
+        for number in range(3):
+            assert f'"n":{number}' in (await client.event())["data"]
+
+
 async def test_more_exchanges_than_allowed_get_503_with_retry_after(
     autojump_clock: MockClock,
 ) -> None:

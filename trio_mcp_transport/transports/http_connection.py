@@ -27,8 +27,10 @@ from __future__ import annotations
 
 import functools
 import math
+import time
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from email.utils import formatdate
+from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 import trio
@@ -64,6 +66,8 @@ _INSTANT_SECONDS = 0.02
 _LINGER_SECONDS = 2.0
 _LINGER_BYTES = 16 * 1024 * 1024
 
+#: Heads that are kept with their date: there are a dozen constant ones.
+_MAX_DATED_HEADS = 64
 _PLAIN_TEXT = Headers([("content-type", "text/plain; charset=utf-8")])
 
 
@@ -387,6 +391,7 @@ class HttpConnection:
         machine = self.machine
         head = events[0]
         if type(head) is ResponseHead:
+            head = _dated(head)
             if self._draining:
                 head = ResponseHead(
                     head.status, head.headers.with_("connection", "close"), head.reason
@@ -504,6 +509,32 @@ def _timed_out(text: str) -> RemoteProtocolError:
     # RFC 9110, section 15.5.9: the server "did not receive a complete request message
     # within the time that it was prepared to wait".
     return RemoteProtocolError(text, status=408)
+
+
+class _Dates:
+    """Heads with the date, made once a second for those that come again and again."""
+
+    second = 0
+    text = ""
+    heads: ClassVar[dict[int, tuple[ResponseHead, ResponseHead]]] = {}
+
+
+def _dated(head: ResponseHead) -> ResponseHead:
+    # RFC 9110, section 6.6.1: "An origin server with a clock MUST generate a Date header
+    # field in all 2xx (Successful), 3xx (Redirection), and 4xx (Client Error) responses".
+    now = int(time.time())
+    if now != _Dates.second:
+        _Dates.second, _Dates.text = now, formatdate(now, usegmt=True)
+        _Dates.heads.clear()
+    found = _Dates.heads.get(id(head))
+    if found is not None and found[0] is head:
+        return found[1]
+    if "date" in head.headers:
+        return head
+    dated = ResponseHead(head.status, head.headers.with_("date", _Dates.text), head.reason)
+    if len(_Dates.heads) < _MAX_DATED_HEADS:
+        _Dates.heads[id(head)] = (head, dated)
+    return dated
 
 
 @functools.lru_cache(maxsize=16)

@@ -90,6 +90,11 @@ class SessionChannel(HttpServerChannel):
         self._on_lost = on_lost
         self._timer = deadlines.timer(self._tick)
 
+    @property
+    def standalone_open(self) -> bool:
+        """Whether a connection carries what the session says beside its exchanges."""
+        return self.writer.attached
+
     def push_to(
         self, deliver: Callable[[Message], object], ended: Callable[[Exception], object]
     ) -> trio.Nursery | None:
