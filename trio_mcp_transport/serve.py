@@ -50,7 +50,8 @@ async def serve_channels(
     """Listen at endpoints and run ``await handler(channel)`` for each channel.
 
     A channel is a connection; over HTTP it is one POST of requests, or what a legacy session
-    says and hears beside them (see `http`). Each has its own boundary: an exception of its
+    says and hears beside them (see `http`); a handler of a modern request that goes on after
+    its answer keeps its client's connection from the next one. Each has its own boundary: an exception of its
     handler is reported as ``handler.failed``, and the others go on. A channel is closed
     after its handler. ``stdio:`` has one connection, and is done after it. Returns when all
     endpoints are done; otherwise it serves until `stop` is set or it is cancelled, which
