@@ -364,6 +364,36 @@ async def test_the_standalone_stream_brings_what_belongs_to_no_request(
     assert server.open == 0
 
 
+async def test_what_follows_the_handshake_waits_until_the_standalone_stream_is_there(
+    nursery: trio.Nursery, server: ScriptedServer, autojump_clock: MockClock
+) -> None:
+    channel = await listening(nursery, server, [])
+    get = await server.next_get()
+    await channel.send(Request(1, "m"))
+    await wait_all_tasks_blocked()
+    assert server.is_idle
+    get.stream()
+    await wait_all_tasks_blocked()
+    assert not server.is_idle
+    channel.abort()
+
+
+@pytest.mark.parametrize("how", ["silence", "failure", "refusal"])
+async def test_but_not_for_ever(
+    nursery: trio.Nursery, server: ScriptedServer, autojump_clock: MockClock, how: str
+) -> None:
+    channel = await listening(nursery, server, [])
+    get = await server.next_get()
+    await channel.send(Request(1, "m"))
+    if how == "failure":
+        get.fail(refused())
+    elif how == "refusal":
+        get.respond(500)
+    await server.next("m")
+    assert trio.current_time() <= 1 if how == "silence" else trio.current_time() == 0
+    channel.abort()
+
+
 async def test_it_is_opened_again_with_the_last_id_after_the_time_that_the_server_named(
     nursery: trio.Nursery, server: ScriptedServer, autojump_clock: MockClock
 ) -> None:

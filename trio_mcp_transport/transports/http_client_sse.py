@@ -19,7 +19,8 @@ from ..sansio.mcp_http.sse_client import SseClient
 from ..sansio.sse import SseDecoder, SseEvent
 from .http_client_inbox import Sized
 from .http_client_line import Exchange
-from .http_client_wire import Port, Refused, Wire
+from .http_client_port import Port, Refused
+from .http_client_wire import Wire
 from .http_sender import HttpResponse
 
 __all__ = ["SseWire"]

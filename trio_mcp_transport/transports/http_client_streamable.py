@@ -39,8 +39,9 @@ from ..sansio.mcp_http.legacy_client import LegacyClient
 from ..sansio.mcp_http.modern_client import MAX_LIST_PAGES, ModernClient
 from ..sansio.mcp_http.reconnect import Reconnect
 from .http_client_line import Exchange, Phase
+from .http_client_port import Port, Refused
 from .http_client_sse import SseWire
-from .http_client_wire import Port, Refused, Wire
+from .http_client_wire import Wire
 from .http_sender import HttpResponse
 
 __all__ = ["StreamableWire"]

@@ -9,7 +9,8 @@ from __future__ import annotations
 from ..sansio.headers import Headers
 from ..sansio.mcp_http.two_path_client import TwoPathClient
 from .http_client_line import Exchange
-from .http_client_wire import Port, Refused, Wire
+from .http_client_port import Port, Refused
+from .http_client_wire import Wire
 
 __all__ = ["TwoPathWire"]
 
