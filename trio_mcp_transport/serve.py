@@ -51,11 +51,11 @@ async def serve_channels(
 
     A channel is a connection; over HTTP it is one POST of requests, or what a legacy session
     says and hears beside them (see `http`); a handler of a modern request that goes on after
-    its answer keeps its client's connection from the next one. Each has its own boundary: an exception of its
-    handler is reported as ``handler.failed``, and the others go on. A channel is closed
-    after its handler. ``stdio:`` has one connection, and is done after it. Returns when all
-    endpoints are done; otherwise it serves until `stop` is set or it is cancelled, which
-    aborts all connections.
+    its answer keeps its client's connection from the next one. Each has its own boundary: an
+    exception of its handler is reported as ``handler.failed``, and the others go on. A
+    channel is closed after its handler. ``stdio:`` has one connection, and is done after it.
+    Returns when all endpoints are done; otherwise it serves until `stop` is set or it is
+    cancelled, which aborts all connections.
 
     Args:
         handler: Called with each channel.
