@@ -1,5 +1,7 @@
 """The server of `sdk_server` on the SDK's own HTTP transports, each at a path of its own.
 
+At ``/more`` is a server whose tools ask their client, and leave it for a while.
+
 Run it under an ASGI server: ``uvicorn sdk_http_server:app``.
 """
 
@@ -8,8 +10,10 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.streamable_http import EventCallback, EventMessage, EventStore
 from mcp.types import JSONRPCMessage
+from pydantic import BaseModel
 from sdk_server import server
 from starlette.applications import Starlette
 
@@ -34,7 +38,38 @@ class Events(EventStore):
         return stream
 
 
+class Name(BaseModel):  # type: ignore[explicit-any]  # pydantic's own
+    name: str
+
+
+more = MCPServer("more")
+
+
+@more.tool()
+async def ask(ctx: Context[object, object]) -> str:
+    """Ask who the user is."""
+    found = await ctx.elicit("who?", Name)
+    return found.data.name if found.action == "accept" else found.action
+
+
+@more.tool()
+async def leave(ctx: Context[object, object]) -> str:
+    """Close the stream, so that the client has to come back for the rest."""
+    await ctx.report_progress(1)
+    await ctx.close_sse_stream()
+    await ctx.report_progress(2)
+    return "back"
+
+
+@more.tool()
+async def change(ctx: Context[object, object]) -> None:
+    """Tell that there are other tools."""
+    await ctx.notify_tools_changed()
+    await ctx.session.send_tool_list_changed()
+
+
 APPS = [
+    more.streamable_http_app(streamable_http_path="/more", event_store=Events(), retry_interval=10),
     server.streamable_http_app(streamable_http_path="/sse-responses"),
     server.streamable_http_app(streamable_http_path="/json-responses", json_response=True),
     server.streamable_http_app(streamable_http_path="/stateless", stateless_http=True),

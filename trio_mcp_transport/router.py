@@ -228,8 +228,8 @@ class Router:
         """What of a tool's arguments its callers repeat in headers; see `tool_schema`.
 
         Returns:
-            None where nothing is to be checked: the tool is unknown, or its annotations
-            are invalid, so that no client calls it.
+            What is to be checked; None if the tool is unknown or its annotations are
+            invalid, so that no client calls it.
         """
         if self._tool_schema is None:
             return None

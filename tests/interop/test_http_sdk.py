@@ -19,7 +19,7 @@ from sdk_conversations import holds_a_conversation, we_hold_a_conversation
 from sdk_server import server as sdk_server
 from serving import PATIENCE, serving
 
-from trio_mcp_transport import open_peer, serve_peers
+from trio_mcp_transport import Context, Notification, Router, open_peer, serve_peers
 from trio_mcp_transport.cli.builtin_server import BuiltinServer
 from trio_mcp_transport.interop.mcp_sdk import sdk_transport, serve_sdk
 
@@ -106,3 +106,72 @@ async def test_our_peer_talks_to_an_sdk_server_of_the_older_wire(
     with trio.fail_after(PATIENCE):
         async with open_peer(url) as peer:
             await we_hold_a_conversation(peer)
+
+
+async def test_an_sdk_server_asks_our_client(sdk_server_origin: str) -> None:
+    router = Router()
+
+    @router.method("elicitation/create")
+    async def answer(ctx: Context) -> object:
+        await trio.lowlevel.checkpoint()
+        return {"action": "accept", "content": {"name": "me"}}
+
+    call = {"name": "ask", "arguments": {}}
+    url = f"{sdk_server_origin}/more"
+    capabilities: dict[str, object] = {"elicitation": {"form": {}}}
+    with trio.fail_after(PATIENCE):
+        async with open_peer(url, router, era="legacy", client_capabilities=capabilities) as peer:
+            result = await peer.request("tools/call", call, result_type=dict[str, object])
+    assert result["structuredContent"] == {"result": "me"}
+
+
+async def test_our_client_comes_back_for_the_rest_of_a_stream(sdk_server_origin: str) -> None:
+    seen: list[float] = []
+    with trio.fail_after(PATIENCE):
+        async with open_peer(f"{sdk_server_origin}/more", era="legacy") as peer:
+            result = await peer.request(
+                "tools/call",
+                {"name": "leave", "arguments": {}},
+                on_progress=lambda found: seen.append(found.progress),
+                result_type=dict[str, object],
+            )
+    assert result["structuredContent"] == {"result": "back"}
+    assert seen == [1, 2]
+
+
+async def test_our_client_hears_what_changes_on_an_sdk_server(sdk_server_origin: str) -> None:
+    heard: dict[str, trio.Event] = {"legacy": trio.Event(), "modern": trio.Event()}
+    router = Router()
+
+    @router.notification("notifications/tools/list_changed")
+    async def note(ctx: Context) -> None:
+        await trio.lowlevel.checkpoint()
+        heard["legacy"].set()
+
+    call = {"name": "change", "arguments": {}}
+    url = f"{sdk_server_origin}/more"
+    with trio.fail_after(PATIENCE):
+        async with open_peer(url, router, era="legacy") as peer:
+            # The stream for what belongs to no request is opened beside the requests: until
+            # it is, the SDK throws away what it is for.
+            while not heard["legacy"].is_set():
+                await peer.request("tools/call", call)
+                with trio.move_on_after(0.1):
+                    await heard["legacy"].wait()
+        async with open_peer(url, era="modern") as peer, trio.open_nursery() as nursery:
+
+            def hear(message: Notification) -> None:
+                if message.method == "notifications/subscriptions/acknowledged":
+                    nursery.start_soon(peer.request, "tools/call", call)
+                if message.method == "notifications/tools/list_changed":
+                    heard["modern"].set()
+
+            async def listen() -> None:
+                wanted = {"notifications": {"toolsListChanged": True}}
+                await peer.request(
+                    "subscriptions/listen", wanted, timeout=float("inf"), on_notification=hear
+                )
+
+            nursery.start_soon(listen)
+            await heard["modern"].wait()
+            nursery.cancel_scope.cancel()
