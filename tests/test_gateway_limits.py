@@ -76,7 +76,7 @@ async def serving(*, exchange: bool, child_limit: int = 2**24) -> AsyncGenerator
     served._context = msgspec.structs.replace(served.context, exchange=exchange)
     async with trio.open_nursery() as nursery:
         await nursery.start(gateway.run)
-        nursery.start_soon(gateway.serve, served)
+        nursery.start_soon(gateway.serve, served)  # noqa: ASYNC113 (the tests wait for what it does)
         try:
             yield Bed(client, children, events)
         finally:
