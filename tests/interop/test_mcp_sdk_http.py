@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from typing import Annotated
 
 import msgspec
 import pytest
@@ -13,15 +14,17 @@ pytest.importorskip("mcp.server.mcpserver", reason="the official MCP SDK is not 
 
 from mcp import Client
 from mcp.client import ClientRequestContext
+from mcp.server import Server
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.shared.exceptions import NoBackChannelError
 from mcp.types import ElicitRequestParams, ElicitResult
 from plain_http import LegacyClient, modern, requesting
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from serving import serving
 
 from trio_mcp_transport import ChannelContext
 from trio_mcp_transport.interop.mcp_sdk import sdk_transport, serve_sdk
+from trio_mcp_transport.interop.mcp_sdk_serving import header_schema
 
 pytestmark = [pytest.mark.interop, pytest.mark.integration]
 
@@ -41,8 +44,9 @@ class Served:
         self.release = trio.Event()
         self.contexts: list[object] = []
         self.cancelled = trio.Event()
-        for tool in (self.ask, self.look, self.leave, self.wait, self.add_tool, self.region):
+        for tool in (self.ask, self.look, self.leave, self.wait, self.add_tool):
             server.add_tool(tool)
+        server.add_tool(self.region)
 
     async def ask(self, ctx: Context[object, object]) -> str:
         try:
@@ -76,7 +80,9 @@ class Served:
         self.server.add_tool(lambda: None, name="new")
         await ctx.session.send_tool_list_changed()
 
-    def region(self, region: str) -> str:
+    def region(
+        self, region: Annotated[str, Field(json_schema_extra={"x-mcp-header": "Region"})]
+    ) -> str:
         return region
 
 
@@ -254,6 +260,37 @@ async def test_a_method_that_the_modern_era_does_not_have_is_404(method: str) ->
         assert answer.status == 404
         error = msgspec.convert((await answer.json())["error"], dict[str, object])
         assert error["code"] == -32601
+
+
+@pytest.mark.parametrize(
+    ("tool", "argument", "headers", "status"),
+    [
+        ("region", "region", {"Mcp-Param-Region": "eu"}, 200),
+        ("region", "region", {"Mcp-Param-Region": "us"}, 400),
+        ("region", "region", {}, 400),
+        ("nothing", "one", {}, 200),
+    ],
+)
+async def test_headers_of_arguments_are_held_against_the_schema(
+    tool: str, argument: str, headers: dict[str, str | None], status: int
+) -> None:
+    params = call(tool, **{argument: "eu"})
+    async with (
+        serving(partial(serve_sdk, Served().server, URL)) as bound,
+        modern(bound, "tools/call", params, headers=headers) as answer,
+    ):
+        assert answer.status == status, await answer.body()
+
+
+def test_a_schema_with_broken_annotations_is_checked_against_nothing() -> None:
+    def find(name: str) -> Mapping[str, object] | None:
+        schema = {"properties": {"one": {"type": "string", "x-mcp-header": "a b"}}}
+        return schema if name == "broken" else None
+
+    schema_of = header_schema(Server("low", get_tool_input_schema=find))
+    assert schema_of("broken") is None
+    assert schema_of("nothing") is None
+    assert header_schema(Server("low"))("broken") is None
 
 
 async def test_discovery_names_what_the_endpoint_serves() -> None:
