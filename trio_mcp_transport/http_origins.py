@@ -48,7 +48,7 @@ class Origin(msgspec.Struct, frozen=True):
     Attributes:
         scheme: In lower case.
         host: As `normalise_host` gives it.
-        port: Always a number; the scheme's own when none was written.
+        port: The scheme's own when none was written; 0 where the scheme has no ports.
     """
 
     scheme: str
@@ -57,7 +57,7 @@ class Origin(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
-        port = "" if DEFAULT_PORTS.get(self.scheme) == self.port else f":{self.port}"
+        port = "" if DEFAULT_PORTS.get(self.scheme, 0) == self.port else f":{self.port}"
         return f"{self.scheme}://{host}{port}"
 
 
@@ -146,13 +146,12 @@ def parse_origin(text: str) -> Origin | None:
     if found is None:
         return None
     scheme = found.group(1).lower()
-    # Other schemes (browser extensions) have no port; 0 stands for that.
-    default = DEFAULT_PORTS.get(scheme, 0)
-    if default:
-        authority = parse_authority(found.group(2), default)
+    if scheme in DEFAULT_PORTS:
+        authority = parse_authority(found.group(2), DEFAULT_PORTS[scheme])
     else:
+        # Browser extensions and the like have a name and no port.
         host = found.group(2).lower()
-        authority = (host, 0) if _NAME.fullmatch(host) else parse_authority(host, 1)
+        authority = (host, 0) if _NAME.fullmatch(host) else None
     return None if authority is None else Origin(scheme, *authority)
 
 

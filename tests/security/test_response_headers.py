@@ -98,6 +98,8 @@ def test_a_policy_is_put_together_a_directive_at_a_time() -> None:
         " default-src 'none'"
     )
     own_frames = policy.with_("frame-ancestors", "https://a.example")
+    found = ResponseHeaderPolicy(content_security_policy=policy)
+    assert found.headers(tls=False)["content-security-policy"] == str(policy)
     found = ResponseHeaderPolicy(content_security_policy=own_frames, frame_options="DENY")
     assert found.headers(tls=False)["content-security-policy"] == str(own_frames)
 

@@ -113,11 +113,7 @@ class ChildTable(Generic[Origin]):
             return notification
         wanted = _id_in(notification, "requestId")
         for new_id, passed in self._requests.items():
-            if (
-                passed.origin == origin
-                and passed.request_id == wanted
-                and type(passed.request_id) is type(wanted)
-            ):
+            if passed.origin == origin and passed.request_id == wanted:
                 # There may never be an answer; if there is, it is nobody's.
                 del self._requests[new_id]
                 return _with_param(notification, b"%d" % new_id, "requestId")
