@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
@@ -37,6 +37,7 @@ class Bed(NamedTuple):
     client: MemoryChannel
     children: trio.MemoryReceiveChannel[StreamChannel]
     events: list[ChannelEvent]
+    another: Callable[[], MemoryChannel]
 
     async def begin(self, id_: int) -> tuple[StreamChannel, Request]:
         """Send a request, the first; returns the child, and the request as that got it."""
@@ -48,7 +49,9 @@ class Bed(NamedTuple):
 
 
 @asynccontextmanager
-async def serving(*, exchange: bool, child_limit: int = 2**24) -> AsyncGenerator[Bed]:
+async def serving(
+    *, exchange: bool, child_limit: int = 2**24, max_children: int = 32
+) -> AsyncGenerator[Bed]:
     """A gateway that serves one client."""
     events: list[ChannelEvent] = []
     started, children = trio.open_memory_channel[StreamChannel](10)
@@ -71,16 +74,28 @@ async def serving(*, exchange: bool, child_limit: int = 2**24) -> AsyncGenerator
         client_info={"name": "x", "version": "1"},
         restart=RestartPolicy(initial_delay=10.0),
         on_event=events.append,
+        max_children=max_children,
     )
-    client, served = memory_channel_pair(max_messages=2)
-    served._context = msgspec.structs.replace(served.context, exchange=exchange)
+    clients: list[MemoryChannel] = []
+
+    def another() -> MemoryChannel:
+        client, served = memory_channel_pair(max_messages=2)
+        served._context = msgspec.structs.replace(served.context, exchange=exchange)
+        clients.append(client)
+        nursery.start_soon(serve, served)
+        return client
+
+    async def serve(served: MemoryChannel) -> None:
+        async with served:
+            await gateway.serve(served)
+
     async with trio.open_nursery() as nursery:
         await nursery.start(gateway.run)
-        nursery.start_soon(gateway.serve, served)  # noqa: ASYNC113 (the tests wait for what it does)
         try:
-            yield Bed(client, children, events)
+            yield Bed(another(), children, events, another)
         finally:
-            await client.aclose()
+            for client in clients:
+                await client.aclose()
             gateway.stop()
 
 
@@ -160,3 +175,42 @@ async def test_a_child_that_keeps_dying_is_started_less_and_less_often(
             assert isinstance(await bed.client.receive(), ErrorResponse)
         assert waited == [pytest.approx(0), pytest.approx(10), pytest.approx(20)]
         assert {event.name for event in bed.events} == {"child.ended"}
+
+
+async def test_an_idle_session_makes_room_for_another_but_not_at_once(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with serving(exchange=False, max_children=1) as bed:
+        await bed.client.send(Notification("notifications/initialized"))
+        first = await bed.children.receive()
+        await first.receive()
+        begun = trio.current_time()
+        second_client = bed.another()
+        await second_client.send(Request(1, "initialize"))
+        second = await bed.children.receive()
+        assert trio.current_time() - begun == pytest.approx(10)
+        got = await second.receive()
+        assert isinstance(got, Request)
+        await second.send(Response(got.id, {}))
+        assert isinstance(await second_client.receive(), Response)
+        with pytest.raises(trio.EndOfChannel):
+            await bed.client.receive()
+        assert [event.name for event in bed.events] == ["session.ended"]
+
+
+async def test_a_session_with_something_in_work_makes_no_room(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with serving(exchange=False, max_children=1) as bed:
+        child, got = await bed.begin(1)
+        other = bed.another()
+        await other.send(Request(1, "initialize"))
+        with trio.move_on_after(3600) as waiting:
+            await bed.children.receive()
+        assert waiting.cancelled_caught
+        # Once it is done it has ten seconds, as every idle one, until it is looked at again.
+        await child.send(Response(got.id, {}))
+        assert isinstance(await bed.client.receive(), Response)
+        begun = trio.current_time()
+        await bed.children.receive()
+        assert 10 <= trio.current_time() - begun <= 20

@@ -19,7 +19,8 @@ the gateway. Whichever side ends takes the other with it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
+from operator import attrgetter
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import trio
@@ -47,6 +48,8 @@ __all__ = ["Gateway"]
 
 #: Children at a time. Each is a whole interpreter or Node, some 50 MB.
 DEFAULT_MAX_CHILDREN = 32
+#: Seconds without a word after which a session may have to make room for another.
+_SPARED_SECONDS = 10.0
 #: Seconds that what a child asks of a client waits for a stream to travel on.
 _HOLD_SECONDS = 30.0
 #: The origin of all that a session's child works on: its one client.
@@ -69,12 +72,14 @@ class Gateway:
     Args:
         open_child: Gives a new context manager for each child, such as ``open_channel``
             with the endpoint of a command.
-        max_children: How many sessions may have one at a time; further ones wait.
+        max_children: How many sessions may have one at a time; further ones wait until one
+            ends, or was idle for ten seconds without a stream open and is ended for it.
         restart: How long to wait until the shared child is started again; its number of
             restarts counts for nothing, as there will always be another request.
         client_info: What a child is told when it is asked for its era.
         on_event: Told ``child.ended`` when one ended unasked for, ``child.failed`` when one
-            could not be started, and ``exchange.overflow``.
+            could not be started, ``session.ended`` when one made room for another, and
+            ``exchange.overflow``.
 
     Raises:
         ConfigurationError: `max_children` is less than 1.
@@ -94,6 +99,7 @@ class Gateway:
         self._open_child = open_child
         self._client_info = client_info
         self._places = trio.Semaphore(max_children)
+        self._sessions: set[_Session] = set()
         self._on_event = on_event
         self._shared = SharedChild(open_child, restart or RestartPolicy(), on_event)
 
@@ -142,14 +148,44 @@ class Gateway:
     async def _serve_session(self, channel: MessageChannel) -> None:
         over = trio.Event()
         try:
+            await self._take_place()
             child = await self._children.start(self._keep_child, over)
-            await _Session(channel, child, self._on_event).run()
+            session = _Session(channel, child, self._on_event)
+            self._sessions.add(session)
+            try:
+                await session.run()
+            finally:
+                self._sessions.discard(session)
         except ConnectFailed as error:
             message = f"a child could not be started: {error}"
             report(self._on_event, ChannelEvent(name="child.failed", message=message, error=error))
             await _refuse(channel, "the server could not be started")
         finally:
             over.set()
+
+    async def _take_place(self) -> None:
+        """Wait until there may be one more child; the caller then starts `_keep_child`.
+
+        Sessions are cheap to begin and are held for half an hour when nobody uses them, so
+        where all places are taken the session that was idle for longest makes room: its
+        client is told by 404, and begins another if it is still there.
+        """
+        with suppress(trio.WouldBlock):
+            self._places.acquire_nowait()
+            return
+        while True:
+            now = trio.current_time()
+            idle = [session for session in self._sessions if session.is_idle]
+            oldest = min(idle, key=attrgetter("active_at"), default=None)
+            if oldest is not None and now >= oldest.active_at + _SPARED_SECONDS:
+                oldest.make_room()
+                await self._places.acquire()
+                return
+            # Then it is looked again, as those at work may have become idle meanwhile.
+            spared_until = (now if oldest is None else oldest.active_at) + _SPARED_SECONDS
+            with trio.move_on_at(spared_until):
+                await self._places.acquire()
+                return
 
     async def _keep_child(
         self,
@@ -159,9 +195,12 @@ class Gateway:
     ) -> None:
         # Not in the handler: the session is over when that returns, and a process may take
         # seconds to end.
-        async with self._places, self._open_child() as child:
-            task_status.started(child)
-            await over.wait()
+        try:
+            async with self._open_child() as child:
+                task_status.started(child)
+                await over.wait()
+        finally:
+            self._places.release()
 
 
 async def _refuse(channel: MessageChannel, text: str) -> None:
@@ -171,7 +210,11 @@ async def _refuse(channel: MessageChannel, text: str) -> None:
 
 
 class _Session:
-    """A legacy session and its child."""
+    """A legacy session and its child.
+
+    Attributes:
+        active_at: When its client or its child last said something, by Trio's clock.
+    """
 
     def __init__(
         self, client: MessageChannel, child: MessageChannel, on_event: EventHandler | None
@@ -181,6 +224,8 @@ class _Session:
         self._on_event = on_event
         self._table: ChildTable[str] = ChildTable()
         self._failure: ChannelBroken | None = None
+        self._scope = trio.CancelScope()
+        self.active_at = trio.current_time()
 
     async def run(self) -> None:
         """Pass on what both say, until one of them has ended.
@@ -188,18 +233,32 @@ class _Session:
         Raises:
             ChannelBroken: The client's channel failed.
         """
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            nursery.start_soon(self._from_client)
-            nursery.start_soon(self._from_child)
+        with self._scope:
+            async with trio.open_nursery() as self._nursery:
+                self._nursery.start_soon(self._from_client)
+                self._nursery.start_soon(self._from_child)
         if self._failure is not None:
             raise self._failure.again()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is in work, and its client has no stream open to hear more."""
+        return not (self._scope.cancel_called or len(self._table) or self._standalone_open())
+
+    def make_room(self) -> None:
+        """End, for the sake of another session."""
+        seconds = trio.current_time() - self.active_at
+        message = f"a session that was idle for {seconds:.0f} s made room for another"
+        event = ChannelEvent(name="session.ended", message=message, context=self._client.context)
+        report(self._on_event, event)
+        self._scope.cancel()
 
     # -- to the child -------------------------------------------------------------------
 
     async def _from_client(self) -> None:
         try:
             async for message in self._client:
+                self.active_at = trio.current_time()
                 passed = self._to_child(message)
                 if passed is None:
                     continue
@@ -215,7 +274,7 @@ class _Session:
                 return  # whoever reads it finds out as well
         except trio.ClosedResourceError:
             pass
-        self._nursery.cancel_scope.cancel()
+        self._scope.cancel()
 
     def _is_of_child(self, error: ChannelBroken) -> bool:
         return self._child.failure is not None and self._child.failure in {error, error.__cause__}
@@ -233,11 +292,12 @@ class _Session:
         reason = "it closed its output"
         try:
             async for message in self._child:
+                self.active_at = trio.current_time()
                 await self._to_client(message)
         except ChannelBroken as error:
             if not self._is_of_child(error):
                 self._failure = error
-                self._nursery.cancel_scope.cancel()
+                self._scope.cancel()
                 return
             reason = str(error)
         except trio.ClosedResourceError:
@@ -250,7 +310,7 @@ class _Session:
         # What is in flight will not be answered; the session ends with this.
         for passed in self._table.in_flight():
             await self._client.send(error_answer(passed.request_id, "the server has ended"))
-        self._nursery.cancel_scope.cancel()
+        self._scope.cancel()
 
     async def _to_client(self, message: Message) -> None:
         if isinstance(message, Response | ErrorResponse):

@@ -75,7 +75,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=DEFAULT_MAX_CHILDREN,
         metavar="N",
-        help="COMMANDs at a time; further connections wait (default: %(default)s)",
+        help="COMMANDs at a time; further connections wait, over HTTP until a session ends or"
+        " is idle (default: %(default)s)",
     )
     parser.add_argument(
         "--allow-unauthenticated",
@@ -142,16 +143,7 @@ def run(arguments: argparse.Namespace) -> int:
                 client_info={"name": "trio-mcp", "version": __version__},
                 max_children=arguments.max_children,
             )
-            endpoints = [_at_most(endpoint, arguments.max_children) for endpoint in endpoints]
     return run_command(partial(_serve, endpoints, handler, drain, gateway))
-
-
-def _at_most(endpoint: Endpoint, children: int) -> Endpoint:
-    """The endpoint with no more sessions than there are children to serve them."""
-    if not isinstance(endpoint, HttpEndpoint):
-        return endpoint
-    most = min(endpoint.max_sessions, children)
-    return msgspec.structs.replace(endpoint, max_sessions=most)
 
 
 def _keepalive_seconds(argument: str | None, variable: str | None) -> float | None:
