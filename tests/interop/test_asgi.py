@@ -430,6 +430,40 @@ async def test_a_slow_client_slows_its_handler_down() -> None:
     assert found.content.count(text.encode()) == 100
 
 
+async def test_everybody_who_waits_for_a_flush_is_woken() -> None:
+    flushed: list[str] = []
+    text = "x" * 5_000_000
+
+    async def handle(channel: MessageChannel) -> None:
+        request = await channel.receive()
+        assert isinstance(request, Request)
+
+        async def flush(name: str) -> None:
+            await channel.flush()
+            flushed.append(name)
+
+        await channel.send(Notification("notifications/any", {"text": text}))
+        async with trio.open_nursery() as nursery:
+            for name in ("a", "b", "c"):
+                nursery.start_soon(flush, name)
+        await channel.send(Response(request.id, {}))
+
+    app = AsgiApp(handle)
+    found = exchange(modern_call("any"))
+    takes = trio.Event()
+
+    async def send(message: MutableMapping[str, object]) -> None:
+        await takes.wait()
+        await found.send(message)
+
+    with trio.fail_after(10):
+        async with app.running(), trio.open_nursery() as nursery:
+            nursery.start_soon(app, scope_of("any"), found.receive, send)
+            await wait_all_tasks_blocked()
+            takes.set()
+    assert sorted(flushed) == ["a", "b", "c"]
+
+
 # -- what it serves -----------------------------------------------------------------------
 
 

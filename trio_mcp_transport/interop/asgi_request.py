@@ -158,7 +158,8 @@ class AsgiRequest(HttpRequestStream):
         """Wait until the server has taken all. See `HttpRequestStream.flush`."""
         await trio.lowlevel.checkpoint()
         while self._held and not self._gone and not self._aborted:
-            self._nothing_held = trio.Event()
+            if self._nothing_held.is_set():  # else others wait for it, who must be woken too
+                self._nothing_held = trio.Event()
             await self._nothing_held.wait()
 
     def abort(self) -> None:
