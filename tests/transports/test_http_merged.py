@@ -342,7 +342,7 @@ async def test_a_handler_that_does_not_receive_makes_its_clients_wait_with_503(
             if isinstance(message, Request):
                 await channel.send(Response(message.id, RESULT))
 
-    options = ChannelOptions(outbox_bytes=3000)
+    options = ChannelOptions(inbox_bytes=3000)
     async with serving(late, http=SESSION, channel_options=options) as served:
         client = served.connect()
         session = await client.initialize()
@@ -359,3 +359,45 @@ async def test_a_handler_that_does_not_receive_makes_its_clients_wait_with_503(
         await trio.sleep(1)
         await waiting.call(id=5, session=session, text="x" * 5000)
         assert (await waiting.json())[1]["id"] == 5
+
+
+async def test_requests_that_are_not_received_fill_the_inbox_like_anything_else(
+    autojump_clock: MockClock,
+) -> None:
+    begin = trio.Event()
+    received: list[Message] = []
+
+    async def late(channel: MessageChannel) -> None:
+        message = await channel.receive()
+        assert isinstance(message, Request)
+        await channel.send(Response(message.id, {"protocolVersion": LEGACY}))
+        await begin.wait()
+        async for message in channel:
+            received.append(message)
+            if isinstance(message, Request) and message.id == 99:
+                await channel.send(Response(message.id, RESULT))
+
+    options = ChannelOptions(inbox_bytes=3000)
+    async with serving(late, http=SESSION, channel_options=options) as served:
+        session = await served.connect().initialize()
+        callers = [served.connect() for _ in range(10)]
+        for number, caller in enumerate(callers):
+            await caller.call(id=number, session=session, text="x" * 1000)
+            await trio.sleep(1)
+        assert len(served.service.endpoint.sessions) == 1
+        assert served.service.endpoint.exchanges == 2
+        assert (await callers[-1].responses.whole())[0] == 503
+        # Who cancels does not come again, so that is taken in nevertheless.
+        reason = {"requestId": 0, "reason": "y" * 2000}
+        notified = served.connect()
+        assert await notified.notify("notifications/cancelled", session, reason) == 202
+        begin.set()
+        await trio.sleep(1)
+        names = [getattr(message, "method", None) for message in received]
+        assert names.count("tools/call") == 2
+        assert names[-1] == "notifications/cancelled"
+        # And what was received has made room.
+        await callers[-1].call(id=99, session=session, text="x" * 2500)
+        assert (await callers[-1].json())[1]["result"] == RESULT
+        await callers[1].aclose()
+        await served.connect().send("DELETE", {"Mcp-Session-Id": session})

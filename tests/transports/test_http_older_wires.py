@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import trio
-from http_served import INITIALIZE, RESULT, Client, serving
+from http_served import INITIALIZE, RESULT, Application, Client, serving
 from trio.testing import MockClock
 
 from trio_mcp_transport import (
@@ -133,3 +133,17 @@ async def test_requests_over_http_sse_are_finished_after_a_stop(autojump_clock: 
         stopping[0].end_soon()
         assert (await stream.message())["result"] == RESULT
         await stream.stream_end()
+
+
+async def test_while_stopping_no_stream_of_http_sse_is_begun(autojump_clock: MockClock) -> None:
+    application = Application()
+    async with serving(application, SSE) as served:
+        client, late = served.connect(), served.connect()
+        await client.call("wait")
+        await trio.sleep(1)
+        served.service.stop()
+        await late.send("GET", {"Accept": "text/event-stream"}, path="/sse")
+        assert (await late.responses.whole())[0] == 503
+        assert len(served.service.endpoint.sessions) == 0
+        application.release.set()
+        assert (await client.json())[1]["result"] == RESULT

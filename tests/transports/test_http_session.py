@@ -363,6 +363,24 @@ async def test_stopping_refuses_new_requests_finishes_what_runs_and_ends_the_ses
         assert application.cancelled == 0
 
 
+async def test_a_session_that_is_deleted_while_stopping_is_taken_down(
+    autojump_clock: MockClock,
+) -> None:
+    application = Application()
+    async with serving(application) as served:
+        client, other = served.connect(), served.connect()
+        session = await client.initialize()
+        await other.call("wait")
+        await trio.sleep(1)
+        served.service.stop()
+        await client.send("DELETE", {"Mcp-Session-Id": session})
+        assert (await client.responses.whole())[0] == 204
+        await trio.sleep(1)
+        assert application.ended == 1
+        application.release.set()
+        assert (await other.json())[1]["result"] == RESULT
+
+
 async def test_a_get_for_a_session_whose_handler_wants_no_channel_is_not_allowed(
     autojump_clock: MockClock,
 ) -> None:

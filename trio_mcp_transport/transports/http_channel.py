@@ -192,6 +192,11 @@ class HttpServerChannel(MessageChannel):
         """Never: the end of what is said here is the end of the channel."""
         return False
 
+    @property
+    def bytes_received(self) -> int:
+        """Bytes of what was delivered, which is what came after a POST's own body."""
+        return self._bytes_received
+
     async def wait_state(self, *states: ChannelState) -> ChannelState:
         """Wait until the channel is in one of the states; return which."""
         return await self._state.wait(states)
@@ -324,16 +329,21 @@ class HttpServerChannel(MessageChannel):
         if not self.has_inbox_room(size):
             self._bytes_received -= size
             return False
+        self._take_in(message, size)
+        return True
+
+    def _take_in(self, message: Message, size: int) -> None:
         self._inbox.append(message)
         self._inbox_bytes.append(size)
         self._inbox_size += size
         self._wake_receiver()
-        return True
 
     def has_inbox_room(self, size: int) -> bool:
         """Whether a message of so many bytes may come in: it fits, or nothing waits."""
         # Nobody can tell how much of it is raw, so what was received is what counts.
-        return not self._inbox_size or self._inbox_size + size <= self._options.outbox_bytes
+        limit = self._options.inbox_bytes
+        # What is counted as nothing (the rest of a batch) has come in with what was counted.
+        return not self._inbox_size or not size or self._inbox_size + size <= limit
 
     def end_input(self) -> None:
         """Nothing more will be delivered."""

@@ -92,17 +92,21 @@ class MergedChannel(SessionChannel):
         """The session is open now: it was begun with a request that had no revision yet."""
         self._context = msgspec.structs.replace(self._context, protocol_version=revision)
 
-    def begin(self, exchange: ExchangeChannel, on_end: Callable[[], object]) -> None:
+    def begin(self, exchange: ExchangeChannel, size: int, on_end: Callable[[], object]) -> None:
         """Take an exchange in: its messages are received here.
 
         Args:
             exchange: Nobody else may receive from it.
+            size: Bytes of the body that it came with. Whether there is room for them, and for
+                what comes later, is asked before.
             on_end: Called once, when it is over.
         """
         ids: dict[RequestId, RequestId] = {}
         exchange.writer.answers_to_session = True
+        counted = -size  # of what the exchange has received, its body beside that
 
         def deliver(message: Message) -> None:
+            nonlocal counted
             if isinstance(message, Request):
                 known = self._new_id(message.id)
                 ids[message.id] = known
@@ -113,7 +117,9 @@ class MergedChannel(SessionChannel):
                 message = _rename_cancelled(message, ids)
                 if ids:
                     relate(message, next(iter(ids.values())))
-            self.deliver(message, 0)
+            received = exchange.bytes_received
+            self._take_from(message, received - counted)
+            counted = received
 
         def ended(_: Exception) -> None:
             for known in ids.values():
@@ -122,6 +128,14 @@ class MergedChannel(SessionChannel):
             on_end()
 
         exchange.push_to(deliver, ended)
+
+    def _take_from(self, message: Message, size: int) -> None:
+        if self._deliver_to is not None or not self._state.is_open or self._input_ended:
+            self.deliver(message, size)
+        else:
+            # A cancellation comes in also where there is no room: nobody would say it again.
+            self._bytes_received += size
+            self._take_in(message, size)
 
     def exchange_of(self, request_id: RequestId) -> ExchangeChannel | None:
         """The exchange of a request that was received and is not answered yet.

@@ -217,7 +217,13 @@ class HttpService:
                 write_reply(carrier, verdict)
         elif isinstance(judged, Reply):
             write_reply(carrier, judged)
+        elif isinstance(judged, EndSession):
+            # Also while stopping: it is out of the table, so nobody else would end it.
+            self._sessions.tear_down(judged.session)
+            write_reply(carrier, judged.reply)
         elif self._stop.is_set():
+            if isinstance(judged, OpenSse):
+                endpoint.end_session(judged.session)
             write_reply(carrier, self._stopping())
         elif isinstance(judged, OpenStream):
             own = session_of(judged.session).channel
@@ -229,9 +235,6 @@ class HttpService:
                 own.carry(carrier, judged.writer.open)
         elif isinstance(judged, ResumeStream):
             await self._sessions.resume(carrier, judged)
-        elif isinstance(judged, EndSession):
-            self._sessions.tear_down(judged.session)
-            write_reply(carrier, judged.reply)
         else:
             assert isinstance(judged, OpenSse)
             context = self._context(request, facts, principal, None, None, exchange=False)
@@ -312,7 +315,7 @@ class HttpService:
         for delivery in start.deliveries:
             self._hand_over(delivery, 0, record, context)
         if merged is not None:
-            merged.begin(channel, partial(self._end_exchange, start))
+            merged.begin(channel, size, partial(self._end_exchange, start))
             return None
         return channel
 
@@ -362,6 +365,10 @@ class HttpService:
             if delivery.cancels is not None:
                 channel.cancelled(message, size, delivery.cancels)
                 return True
+            if self._merge and record is not None:
+                own = session_of(record).channel
+                if own is not None and not own.has_inbox_room(size):
+                    return False
             return channel.deliver(message, size)
         if record is None:
             if self._stop.is_set():
