@@ -87,3 +87,5 @@ def test_a_token_says_who_somebody_is() -> None:
         refused = run(f"{curl} -i -H 'Authorization: Bearer wrong'", EXAMPLES)
         assert refused.startswith("HTTP/1.1 401 ")
         assert "www-authenticate: bearer realm=" in refused.lower()
+        odd = run(f"{curl} -i -H $'Authorization: Bearer \\xe9'", EXAMPLES)
+        assert odd.startswith("HTTP/1.1 401 ")

@@ -9,7 +9,7 @@ from trio_mcp_transport import Context, Router, serve_peers
 from trio_mcp_transport.sansio.http import Reply, RequestHead
 from trio_mcp_transport.security import ConnectionFacts, unauthorized
 
-USERS = {"s3cr3t-of-ada": "ada", "s3cr3t-of-grace": "grace"}
+USERS = {b"s3cr3t-of-ada": "ada", b"s3cr3t-of-grace": "grace"}
 
 router = Router("who", "1.0", capabilities={"tools": {}})
 
@@ -22,7 +22,8 @@ async def who(ctx: Context) -> object:
 async def authenticate(head: RequestHead, facts: ConnectionFacts) -> str | Reply:
     scheme, _, token = head.headers.get("authorization", "").partition(" ")
     for known, user in USERS.items():
-        if scheme.lower() == "bearer" and hmac.compare_digest(token, known):
+        # Bytes, as a header may hold what is no ASCII, which text could not be compared with.
+        if scheme.lower() == "bearer" and hmac.compare_digest(token.encode(), known):
             return user
     return unauthorized("Bearer", realm="who")
 
