@@ -1,6 +1,7 @@
 """The manifest: each binding sentence of the specification with the tests that hold it.
 
-One TOML file per revision. `test_manifest.py` keeps it true: nothing here decides anything.
+All that MUST and SHOULD is in it, and of what MAY that which this package had to decide. One
+TOML file per revision. `test_manifest.py` keeps it true: nothing here decides anything.
 """
 
 from __future__ import annotations
