@@ -466,6 +466,7 @@ async def test_the_end_of_its_nursery_ends_the_channel(server: ScriptedServer) -
         nursery.cancel_scope.cancel()
     assert isinstance(channel.failure, ConnectionLost)
     assert server.open == 0
+    assert events == []  # whoever cancels knows
     async with trio.open_nursery() as nursery:
         other = make_channel(nursery, server, events)
     await other.send(Request(1, "a"))
@@ -497,3 +498,103 @@ async def test_messages_of_a_failed_exchange_come_in_any_state(
     await wait_all_tasks_blocked()
     assert not isinstance(channel.failure, ErrorResponse)
     assert server.open == 0
+
+
+async def test_a_cancellation_that_was_not_admitted_has_cancelled_nothing(
+    nursery: trio.Nursery, server: ScriptedServer
+) -> None:
+    channel = make_channel(nursery, server, max_exchanges=1)
+    await channel.send(Request(0, "initialize", {"protocolVersion": "2025-11-25"}))
+    (await server.next("initialize")).answer({"protocolVersion": "2025-11-25"})
+    await channel.receive()
+    await channel.send(Request(1, "m"))
+    request = await server.next("m")
+    cancel = Notification("notifications/cancelled", {"requestId": 1})
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as senders:
+            senders.start_soon(channel.send, cancel)
+            await wait_all_tasks_blocked()  # there is no room for it
+            scope.cancel()
+    assert not request.left.is_set()
+    assert not channel.try_send(cancel)
+    channel.send_control(cancel)
+    (await server.next("notifications/cancelled")).respond(202)
+    await request.left.wait()
+
+
+async def test_a_batch_that_was_not_admitted_has_cancelled_nothing(
+    nursery: trio.Nursery, server: ScriptedServer
+) -> None:
+    meta = {"_meta": {"io.modelcontextprotocol/protocolVersion": "2026-07-28"}}
+    channel = make_channel(nursery, server, max_exchanges=1)
+    await channel.send(Request(1, "first", meta))
+    first = await server.next("first")
+    batch: list[Message] = [
+        Notification("notifications/cancelled", {"requestId": 1}),
+        Request(2, "m", meta),
+    ]
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as senders:
+            senders.start_soon(channel.send_many, batch)
+            await wait_all_tasks_blocked()
+            scope.cancel()
+    assert not first.left.is_set()
+    first.answer()
+    assert isinstance(await channel.receive(), Response)
+
+
+async def test_a_request_that_waits_for_admission_can_be_cancelled(
+    nursery: trio.Nursery, server: ScriptedServer
+) -> None:
+    channel = make_channel(nursery, server, max_exchanges=1)
+    await channel.send(Request(1, "first"))
+    first = await server.next("first")
+    async with trio.open_nursery() as senders:
+        senders.start_soon(channel.send, Request(2, "second"))
+        await wait_all_tasks_blocked()
+        channel.send_control(Notification("notifications/cancelled", {"requestId": 2}))
+        senders.start_soon(channel.send, Request(3, "third"))
+        await wait_all_tasks_blocked()
+        assert server.is_idle  # there is still no room
+        first.answer()
+        (await server.next("third")).answer()
+    assert methods(server) == ["first", "third"]
+    assert [(await channel.receive()).related_to for _ in range(2)] == [1, 3]
+
+
+async def test_who_closes_again_waits_for_the_first_close(
+    nursery: trio.Nursery, server: ScriptedServer
+) -> None:
+    channel = make_channel(nursery, server)
+    await channel.send(Notification("n"))
+    sent = await server.next("n")
+    closed = 0
+
+    async def close() -> None:
+        nonlocal closed
+        await channel.aclose()
+        closed += 1
+
+    nursery.start_soon(close)
+    await wait_all_tasks_blocked()
+    nursery.start_soon(close)
+    await wait_all_tasks_blocked()
+    assert closed == 0
+    assert not sent.left.is_set()  # it is still delivered
+    sent.respond(202)
+    await wait_all_tasks_blocked()
+    assert closed == 2
+    assert channel.state is ChannelState.CLOSED
+
+
+async def test_aborting_while_somebody_closes_raises_nothing_there(
+    nursery: trio.Nursery, server: ScriptedServer
+) -> None:
+    channel = make_channel(nursery, server)
+    await channel.send(Notification("n"))
+    await server.next("n")
+    async with trio.open_nursery() as closing:
+        closing.start_soon(channel.aclose)
+        await wait_all_tasks_blocked()
+        channel.abort()
+    assert channel.state is ChannelState.CLOSED

@@ -89,7 +89,6 @@ class HttpClientChannel(MessageChannel):
         owns_sender: bool = True,
     ) -> None:
         self._sender = sender
-        self._settings = settings
         self._nursery = nursery
         self._context = context or ChannelContext(transport="http")
         self._options = options = options or ChannelOptions()
@@ -120,8 +119,6 @@ class HttpClientChannel(MessageChannel):
         self._running: set[Exchange] = set()
         self._eof_sent = False
         self._receiver_busy = False
-        self._idle_scope: trio.CancelScope | None = None
-        self._closing = False
         self._session_id: str | None = None
         self._messages_sent = 0
 
@@ -214,11 +211,12 @@ class HttpClientChannel(MessageChannel):
 
     async def send_many(self, values: Sequence[Message]) -> None:
         """Send several messages, all or none. See `MessageChannel.send_many`."""
-        exchanges = self._prepare(values)
+        prepared = self._prepare(values)
         await trio.lowlevel.checkpoint_if_cancelled()
         self._check_may_send()
-        exchanges = self._enter(exchanges)
+        exchanges, unsaid = self._enter(prepared)
         if not exchanges or self._line.try_admit(exchanges):
+            self._end_unsaid(unsaid)
             self._messages_sent += len(values)
             await trio.lowlevel.cancel_shielded_checkpoint()
             return
@@ -228,6 +226,7 @@ class HttpClientChannel(MessageChannel):
             for exchange in exchanges:
                 self._port.forget(exchange)
             raise
+        self._end_unsaid(unsaid)
         self._messages_sent += len(values)
 
     def try_send(self, value: Message) -> bool:
@@ -235,20 +234,26 @@ class HttpClientChannel(MessageChannel):
         if not self._line.has_room:
             self._check_may_send()
             return False
-        exchanges = self._enter(self._prepare((value,)))
+        exchanges, unsaid = self._enter(self._prepare((value,)))
         if exchanges:
             self._line.try_admit(exchanges)
+        self._end_unsaid(unsaid)
         self._messages_sent += 1
         return True
 
     def send_control(self, value: Message) -> None:
         """Send past those who wait for admission. See `MessageChannel.send_control`."""
-        for exchange in self._enter(self._prepare((value,))):
-            overflow = self._line.put_control(exchange)
-            if overflow is not None:
-                self._port.forget(exchange)
-                raise self._failed(overflow)
+        exchanges, unsaid = self._enter(self._prepare((value,)))
+        self._end_unsaid(unsaid)
+        for exchange in exchanges:
+            self._put_control(exchange)
         self._messages_sent += 1
+
+    def _put_control(self, exchange: Exchange) -> None:
+        overflow = self._line.put_control(exchange)
+        if overflow is not None:
+            self._port.forget(exchange)
+            raise self._failed(overflow)
 
     async def flush(self) -> None:
         """Wait until all that was sent has left, and what has no answer was taken."""
@@ -277,17 +282,25 @@ class HttpClientChannel(MessageChannel):
             exchanges.append(Exchange(value, data))
         return exchanges
 
-    def _enter(self, exchanges: list[Exchange]) -> list[Exchange]:
-        """Note who is to be answered; returns those that are to be sent at all."""
+    def _enter(self, exchanges: list[Exchange]) -> tuple[list[Exchange], list[Exchange]]:
+        """Note who is to be answered.
+
+        Returns:
+            Those that are to be sent; and cancellations that need no sending, which are for
+            `_end_unsaid` when the others are admitted: until then nothing has happened.
+        """
         table = self._port.exchanges
-        sending = []
+        sending, unsaid = [], []
         for exchange in exchanges:
             if exchange.is_request:
                 table[type(exchange.request_id), exchange.request_id] = exchange
             elif not self._is_wanted(exchange):
                 continue
+            elif exchange.cancels is not None and _needs_no_word(exchange.cancels):
+                unsaid.append(exchange)
+                continue
             sending.append(exchange)
-        return sending
+        return sending, unsaid
 
     def _is_wanted(self, exchange: Exchange) -> bool:
         """Whether a message without an answer has to go to the server."""
@@ -307,13 +320,19 @@ class HttpClientChannel(MessageChannel):
         # 2025-11-25, cancellation: "The initialize request MUST NOT be cancelled by clients".
         if target is None or target.is_initialize or target.is_cancelled:
             return False
-        target.is_cancelled = True
-        if target.revision is not None or target.phase < Phase.WRITTEN:
-            # Closing the stream says it all; and what the server never saw needs no word.
-            self._silence(target)
-            return False
         exchange.cancels = target
         return True
+
+    def _end_unsaid(self, cancellations: list[Exchange]) -> None:
+        """End the requests that these cancel."""
+        for exchange in cancellations:
+            target = exchange.cancels
+            assert target is not None
+            if _needs_no_word(target):
+                target.is_cancelled = True
+                self._silence(target)
+            else:  # it was written while this waited for admission with others
+                self._put_control(exchange)
 
     def _silence(self, exchange: Exchange) -> None:
         exchange.silence()
@@ -336,13 +355,15 @@ class HttpClientChannel(MessageChannel):
         cause: Exception | None = None
         try:
             with exchange.scope:
-                await self._wire.carry(exchange)
+                if not exchange.scope.cancel_called:  # it may not come to any checkpoint
+                    await self._wire.carry(exchange)
         except Exception as error:  # becomes the cause of the answer, or is reported
             cause = error
         except BaseException as error:
             lost = ConnectionLost("the task of an exchange was cancelled")
             lost.__cause__ = error
-            self._fail(lost)
+            # Whoever cancelled the nursery knows.
+            self._fail(lost, silently=isinstance(error, trio.Cancelled))
             raise
         finally:
             self._running.discard(exchange)
@@ -440,19 +461,22 @@ class HttpClientChannel(MessageChannel):
         """Let what has no answer be delivered, end the session, close.
 
         All within `close_timeout`. Requests that are not answered are given up. In a
-        cancelled scope nothing is waited for, and no session ended.
+        cancelled scope nothing is waited for, and no session ended. Called again, it waits
+        for the first call.
         """
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
-            if self._state.is_open and not self._closing:
-                self._closing = True
+            if self._state.is_open:
                 self._state.move(ChannelState.CLOSING)
                 with (
                     trio.move_on_after(self._options.close_timeout),
-                    contextlib.suppress(ChannelBroken),  # it failed meanwhile
+                    # It may fail meanwhile, or another task may abort it.
+                    contextlib.suppress(ChannelBroken, trio.ClosedResourceError),
                 ):
                     await self._line.settled()
                     await self._wire.close()
+            else:
+                await self._state.wait((ChannelState.CLOSED, ChannelState.FAILED))
         finally:
             self.abort()
         await trio.lowlevel.cancel_shielded_checkpoint()
@@ -473,9 +497,10 @@ class HttpClientChannel(MessageChannel):
     def _fail_with(self, error: Exception) -> None:
         self._fail(stream_lost(error, "while receiving"))
 
-    def _fail(self, cause: ChannelBroken) -> None:
+    def _fail(self, cause: ChannelBroken, *, silently: bool = False) -> None:
         if self._state.fail(cause):
-            self._report("connection.failed", f"the channel failed: {cause}", cause)
+            if not silently:
+                self._report("connection.failed", f"the channel failed: {cause}", cause)
             self._let_go(keep=True)
 
     def _let_go(self, *, keep: bool) -> None:
@@ -494,3 +519,12 @@ class HttpClientChannel(MessageChannel):
             self._on_event,
             ChannelEvent(name=name, message=message, error=error, context=self._context),
         )
+
+
+def _needs_no_word(target: Exchange) -> bool:
+    """Whether a request is cancelled without `notifications/cancelled`.
+
+    Closing its stream says it all where it is a modern one; and what the server never saw
+    needs no word.
+    """
+    return target.revision is not None or target.phase < Phase.WRITTEN

@@ -38,11 +38,12 @@ __all__ = ["Exchange", "Phase", "SendLine"]
 class Phase(enum.IntEnum):
     """How far an exchange has come."""
 
-    QUEUED = 0
-    STARTED = 1
-    WRITTEN = 2
-    TAKEN = 3  # the head of its response is there
-    DONE = 4
+    WAITING = 0  # for admission
+    QUEUED = 1
+    STARTED = 2
+    WRITTEN = 3
+    TAKEN = 4  # the head of its response is there
+    DONE = 5
 
 
 class Exchange:
@@ -62,7 +63,7 @@ class Exchange:
         retried: Whether it was sent a second time.
         cancels: The request that it cancels, for which there is nothing to do once it is
             delivered.
-        is_cancelled: Whether the application has cancelled it.
+        is_cancelled: Whether the application has cancelled it, and that was admitted.
         is_control: Whether it was sent by the control lane.
         is_internal: Whether the channel itself sent it, and gets its answer.
         opens_stream: Whether later ones wait until it is over: the standalone stream opens
@@ -103,7 +104,7 @@ class Exchange:
         self.request_id: RequestId | None = message.id if type(message) is Request else None
         self.revision = modern_revision(message)
         self.scope = trio.CancelScope()
-        self.phase = Phase.QUEUED
+        self.phase = Phase.WAITING
         self.answered = False
         self.silent = False
         self.cause: Exception | None = None
@@ -135,8 +136,8 @@ class Exchange:
         )
 
     def give_up(self, cause: Exception) -> None:
-        """End it with a cause."""
-        if self.cause is None:
+        """End it with a cause, unless its answer has come; that one may wait for room."""
+        if self.cause is None and not self.answered:
             self.cause = cause
             self.scope.cancel()
 
@@ -167,7 +168,6 @@ class SendLine:
         self._initializing: Exchange | None = None
         self._control_bytes = 0
         self._settled: list[trio.lowlevel.Task] = []
-        self._closed: Callable[[], BaseException] | None = None
         self.admitted = 0
 
     @property
@@ -234,6 +234,9 @@ class SendLine:
     def _admit(self, exchanges: Sequence[Exchange]) -> None:
         self.admitted += len(exchanges)
         for exchange in exchanges:
+            exchange.phase = Phase.QUEUED
+            if exchange.cancels is not None:
+                exchange.cancels.is_cancelled = True
             if self._queue or not self._may_start(exchange):
                 self._queue.append(exchange)
             else:
@@ -320,8 +323,8 @@ class SendLine:
         """Wait until `is_settled`.
 
         Raises:
-            ChannelBroken: The channel failed before.
-            trio.ClosedResourceError: It was closed before.
+            ChannelBroken: The channel failed meanwhile.
+            trio.ClosedResourceError: It was closed meanwhile.
         """
         if self.is_settled:
             await trio.lowlevel.checkpoint()

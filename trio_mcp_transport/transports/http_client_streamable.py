@@ -9,6 +9,7 @@ anew, once. A server that knows no Streamable HTTP at all is spoken to as HTTP+S
 from __future__ import annotations
 
 import contextlib
+import math
 
 import trio
 
@@ -66,7 +67,9 @@ class StreamableWire(Wire):
         self._legacy = LegacyClient(headers)
         #: The revision of the last modern request.
         self._spoken: str | None = None
-        self._renewing = trio.Lock()
+        #: While a lost session is begun anew: set when that is over.
+        self._renewed: trio.Event | None = None
+        self._renewing = trio.CancelScope()
         self._listening: trio.CancelScope | None = None
         #: Set once it is known whether the standalone stream is there.
         self._heard = trio.Event()
@@ -99,23 +102,35 @@ class StreamableWire(Wire):
         if self._legacy.session_id is None:
             await trio.lowlevel.checkpoint()
             return
-        headers = await self._with_credentials(self._legacy.delete_headers)
+        headers = self._legacy.delete_headers
         self._legacy.forget()
         try:
-            async with self._port.sender.request("DELETE", self._url, headers=headers):
+            headers = await self._with_credentials(headers)
+            async with self._port.sender.request(
+                "DELETE", self._url, headers=headers, head_timeout=self._own_timeout
+            ):
                 pass
         except (TransportError, trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # it ends by itself
+        except Exception as error:  # the user's credentials
+            self._port.report("session.kept", f"the session could not be ended: {error}", error)
 
     def abort(self) -> None:
-        """Stop listening."""
+        """Stop listening, and beginning the session anew."""
+        self._renewing.cancel()
+        self.stop_listening()
+
+    def stop_listening(self) -> None:
+        """Close the standalone stream."""
         if self._listening is not None:
             self._listening.cancel()
             self._listening = None
 
-    def stop_listening(self) -> None:
-        """Close the standalone stream."""
-        self.abort()
+    @property
+    def _own_timeout(self) -> float:
+        """Time for what the channel itself asks."""
+        settings = self._port.settings
+        return min(settings.read_timeout, settings.delivery_timeout)
 
     async def _with_credentials(self, headers: Headers) -> Headers:
         credentials = self._port.settings.credentials
@@ -213,7 +228,11 @@ class StreamableWire(Wire):
         exchange = Exchange(message, encode_message(message))
         exchange.is_internal = True
         exchange.phase = Phase.DONE  # it stands in no line
-        await self._post(self._url, exchange, headers)
+        timeout = self._own_timeout
+        with trio.move_on_after(timeout) as scope:
+            await self._post(self._url, exchange, headers)
+        if scope.cancelled_caught:
+            raise RequestTimeout(f"no answer within {timeout:g} s")
         if exchange.cause is not None:
             raise exchange.cause
         self._last_head = exchange.reply_headers
@@ -225,6 +244,8 @@ class StreamableWire(Wire):
         legacy = self._legacy
         exchange.opens_stream = _is_initialized(exchange)
         while True:
+            if self._renewed is not None and not exchange.is_initialize:
+                await self._renewed.wait()  # the session is lost, or was never told it began
             exchange.generation = legacy.generation
             headers = legacy.post_headers
             if exchange.is_initialize:
@@ -241,6 +262,9 @@ class StreamableWire(Wire):
                 ):
                     exchange.retried = True
                     if await self._renew(exchange.generation):
+                        if exchange.is_cancelled:
+                            exchange.silence()
+                            return
                         continue
                 self._settle_refused(exchange, refused)
                 return
@@ -310,7 +334,11 @@ class StreamableWire(Wire):
             Refused: The server does not open one.
         """
         headers = await self._with_credentials(self._legacy.get_headers(reconnect.last_event_id))
-        async with self._port.sender.request("GET", self._url, headers=headers) as response:
+        # What a session says beside all requests may come at any time, and the head with it.
+        timeout = math.inf if exchange is None else self._own_timeout
+        async with self._port.sender.request(
+            "GET", self._url, headers=headers, head_timeout=timeout
+        ) as response:
             if exchange is None:
                 self._heard.set()
             if not 200 <= response.status < 300:
@@ -328,7 +356,7 @@ class StreamableWire(Wire):
         if self._legacy.session_id is None or not self._port.settings.listen:
             self._heard.set()
             return
-        self.abort()
+        self.stop_listening()
         self._heard = trio.Event()
         self._listening = scope = trio.CancelScope()
         self._port.nursery.start_soon(self._run_standalone, scope)
@@ -340,6 +368,8 @@ class StreamableWire(Wire):
             try:
                 await self._keep_listening(reconnect)
             except Exception as error:
+                if scope.cancel_called or isinstance(error, trio.ClosedResourceError):
+                    return  # this side closes: no fault
                 self._port.report(
                     "stream.lost", f"nothing is heard beside requests any more: {error}", error
                 )
@@ -375,13 +405,22 @@ class StreamableWire(Wire):
             Whether the caller may try again.
         """
         legacy = self._legacy
-        async with self._renewing:
-            if legacy.generation != generation:
-                return legacy.session_id is not None
+        if self._renewed is None and legacy.generation == generation:
             if not legacy.may_renew():
                 return False
-            assert legacy.initialize is not None
-            self.abort()
+            # A task of its own: whoever waits for it may be cancelled.
+            self._renewed, self._renewing = trio.Event(), trio.CancelScope()
+            self._port.nursery.start_soon(self._run_renewal, generation, self._renewed)
+        if self._renewed is not None:
+            await self._renewed.wait()
+        return legacy.generation != generation and legacy.session_id is not None
+
+    async def _run_renewal(self, generation: int, over: trio.Event) -> None:
+        """The task that begins the session anew."""
+        legacy = self._legacy
+        assert legacy.initialize is not None
+        try:
+            self.stop_listening()
             expired = SessionExpired("the server has lost the session", status=404)
             for other in list(self._port.exchanges.values()):
                 # What has a stream was begun in the session that is gone. What has no head
@@ -391,29 +430,39 @@ class StreamableWire(Wire):
                     and other.generation == generation
                     and other.phase == Phase.TAKEN
                     and not other.retried
+                    and not other.answered
                 ):
                     other.give_up(expired)
-            try:
+            with self._renewing:
                 await self._begin_again(legacy.initialize)
-            except (Refused, TransportError, trio.BrokenResourceError) as error:
-                cause = error.cause if isinstance(error, Refused) else error
+                self._port.report("session.renewed", "the server had lost the session", None)
+                self._listen()
+        except Exception as error:
+            cause = error.cause if isinstance(error, Refused) else error
+            if not self._renewing.cancel_called:
                 self._port.report(
                     "session.lost", f"the session could not be begun anew: {cause}", cause
                 )
-                return False
-            self._port.report("session.renewed", "the server had lost the session", None)
-            self._listen()
-            return True
+        finally:
+            self._renewed = None
+            over.set()
 
     async def _begin_again(self, initialize: Request) -> None:
-        legacy, revision = self._legacy, self._legacy.revision
+        """Shake hands again; if that fails, the old session is still the one that is lost."""
+        legacy = self._legacy
+        lost = legacy.present
         answer = await self._ask(initialize, legacy.initialize_headers)
         if not isinstance(answer, Response) or self._last_head is None:
             raise InvalidHttpResponse("the server refused to initialize again", status=200)
+        revision = legacy.revision
         legacy.adopt(initialize, self._last_head, answer)
-        if legacy.revision != revision:
-            raise InvalidHttpResponse("the server speaks another revision now", status=200)
-        await self._ask(Notification("notifications/initialized"), legacy.post_headers)
+        try:
+            if legacy.revision != revision:
+                raise InvalidHttpResponse("the server speaks another revision now", status=200)
+            await self._ask(Notification("notifications/initialized"), legacy.post_headers)
+        except BaseException:
+            legacy.go_back(lost)
+            raise
 
     # -- HTTP+SSE --------------------------------------------------------------------
 

@@ -93,7 +93,7 @@ class Wire(ABC):
         if settings.credentials is not None:
             headers = headers.merged(await settings.credentials())
         timeout = settings.read_timeout
-        if not exchange.is_request:
+        if not exchange.is_request or exchange.is_internal:
             timeout = min(timeout, settings.delivery_timeout)
         taken = 0
         while True:

@@ -116,6 +116,16 @@ class LegacyClient:
         self._worked = False
         self._build()
 
+    @property
+    def present(self) -> tuple[str | None, str | None, int, bool]:
+        """The session as it is now, for `go_back`."""
+        return self.session_id, self.revision, self.generation, self._worked
+
+    def go_back(self, session: tuple[str | None, str | None, int, bool]) -> None:
+        """The session that was adopted since did not come about."""
+        self.session_id, self.revision, self.generation, self._worked = session
+        self._build()
+
     def worked(self) -> None:
         """The server took something in the present session, `initialized` aside."""
         self._worked = True
