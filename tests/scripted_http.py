@@ -128,8 +128,8 @@ async def scripted(answer: Answerer, path: str = "/mcp") -> AsyncGenerator[Scrip
     script = Script(f"http://127.0.0.1:{port}{path}")
     async with trio.open_nursery() as nursery:
         serve = partial(_serve, script, answer)
-        nursery.start_soon(partial(trio.serve_listeners, serve, listeners))
-        with trio.fail_after(60):
+        await nursery.start(partial(trio.serve_listeners, serve, listeners))
+        with trio.fail_after(60):  # noqa: ASYNC100 (the block waits)
             yield script
         nursery.cancel_scope.cancel()
 
