@@ -15,6 +15,7 @@ from trio_mcp_transport import (
     Request,
     Response,
 )
+from trio_mcp_transport.sansio.mcp_http.options import HttpServerOptions
 from trio_mcp_transport.stores.events import EventRecord, EventStore, Replay
 from trio_mcp_transport.stores.memory_events import MemoryEventStore
 from trio_mcp_transport.transports.http_serving import HttpServing
@@ -316,3 +317,29 @@ async def test_resuming_a_stream_whose_session_ends_meanwhile_is_no_hang(
         await again.responses.end()
         await trio.sleep(10)
         assert served.service.endpoint.exchanges == 0
+
+
+async def test_a_request_to_which_nobody_comes_back_ends_and_so_does_its_session(
+    autojump_clock: MockClock,
+) -> None:
+    application = Application()
+    options = HttpServerOptions(resumable=True, session_idle_timeout=100, keep_alive_interval=15)
+    async with serving(application, options) as served:
+        client = served.connect()
+        session = await client.initialize()
+        await client.call("wait", session=session)
+        await client.stream_head()
+        last = (await client.event())["id"]
+        await client.aclose()
+        await trio.sleep(90)
+        again = served.connect()
+        assert await again.get(session, last) == 200
+        await again.aclose()
+        await trio.sleep(95)
+        assert (application.cancelled, application.ended) == (0, 0)
+        await trio.sleep(10)
+        assert application.cancelled == 1
+        assert served.service.endpoint.exchanges == 0
+        await trio.sleep(100)
+        assert application.ended == 1
+        assert len(served.service.endpoint.sessions) == 0

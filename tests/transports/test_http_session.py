@@ -312,6 +312,24 @@ async def test_a_thousand_opened_and_dropped_sessions_leave_nothing_behind(
         assert served.names == []
 
 
+async def test_a_session_that_makes_room_for_another_is_taken_down(
+    autojump_clock: MockClock,
+) -> None:
+    application = Application()
+    options = HttpServerOptions(max_sessions=2)
+    async with serving(application, options) as served:
+        client = served.connect()
+        first, second = await client.initialize(), await client.initialize()
+        await trio.sleep(50)
+        assert await client.notify("notifications/x", first) == 202
+        await trio.sleep(20)
+        third = await client.initialize()
+        await trio.sleep(1)
+        assert application.ended == 1
+        statuses = [await client.notify("notifications/x", one) for one in (first, second, third)]
+        assert statuses == [202, 404, 202]
+
+
 async def test_ten_thousand_initialize_requests_hit_the_cap_and_not_the_memory(
     autojump_clock: MockClock,
 ) -> None:

@@ -8,12 +8,13 @@ writes what it says. What a lost connection means depends on the era:
 * Modern: it is the client's way to cancel. The channel fails, and the scope that its
   handler runs in is cancelled.
 * Legacy: it means nothing. The exchange belongs to its session and goes on; the client may
-  come back for the rest where there is an event store, and has `grace_timeout` where
-  there is none (what is said then is dropped).
+  come back for the rest within `session_idle_timeout` where there is an event store, and
+  has `grace_timeout` where there is none (what is said then is dropped).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -78,6 +79,7 @@ class ExchangeChannel(HttpServerChannel):
         self._server = server
         self._on_opened = on_opened
         self._lost = False
+        self._gives_up_at = math.inf  # if no connection carries it until then
         self._timer = deadlines.timer(self._tick)
         self._timer.set(trio.current_time() + server.quiet_interval)
         for message in start.messages:
@@ -106,6 +108,8 @@ class ExchangeChannel(HttpServerChannel):
         elif self.writer.lost:
             self._lost = True
             self._timer.set(trio.current_time() + self._server.grace_timeout)
+        else:
+            self._arm()
 
     def end(self, cause: ChannelBroken) -> None:
         """The session has ended: stop at once, and end the response as far as it is."""
@@ -167,6 +171,7 @@ class ExchangeChannel(HttpServerChannel):
     def take_over(self, carrier: HttpRequestStream) -> None:
         """Go on with this connection. See `HttpServerChannel.take_over`."""
         self._lost = False
+        self._gives_up_at = math.inf
         super().take_over(carrier)
         self._arm()
 
@@ -209,13 +214,15 @@ class ExchangeChannel(HttpServerChannel):
 
     def _arm(self) -> None:
         if not self._lost:
-            server = self._server
+            server, now = self._server, trio.current_time()
             interval = server.keep_alive_interval if self.writer.attached else server.quiet_interval
-            self._timer.set(trio.current_time() + interval)
+            if self.outflow.carrier is None:
+                self._gives_up_at = min(self._gives_up_at, now + server.session_idle_timeout)
+            self._timer.set(min(now + interval, self._gives_up_at))
 
     def _tick(self) -> None:
         """It was silent for long."""
-        if self._lost:
+        if self._lost or self._gives_up_at <= trio.current_time():
             self.end(ConnectionLost("the client went away and did not come back in time"))
             return
         self.outflow.put(self._break_silence, 0)

@@ -287,6 +287,8 @@ class HttpService:
             write_reply(carrier, self._stopping())
             return None
         if record is not None:
+            if record.state == "pending":
+                self._sessions.expire()
             shared = self._sessions.shared(record)
         context = self._context(carrier, facts, principal, shared, start.revision)
         merged: MergedChannel | None = None

@@ -41,7 +41,7 @@ class HttpSessions:
     def __init__(self, endpoint: ServerEndpoint, runtime: HttpRuntime) -> None:
         self._endpoint = endpoint
         self._runtime = runtime
-        self._expiry = runtime.deadlines.timer(self._expire)
+        self._expiry = runtime.deadlines.timer(self.expire)
 
     def close(self) -> None:
         """Nothing expires any more: the service has ended."""
@@ -113,6 +113,7 @@ class HttpSessions:
     ) -> None:
         """A client opened HTTP+SSE: its session lasts as long as its GET."""
         record, runtime = verdict.session, self._runtime
+        self.expire()
         session = record.owner = HttpSession(record)
         channel = session.channel = SessionChannel(
             verdict.writer,
@@ -177,7 +178,8 @@ class HttpSessions:
         carrier.write(*resumed.step.events)
         return NOTHING
 
-    def _expire(self) -> None:
+    def expire(self) -> None:
+        """Take down those that have expired, or made room for others."""
         for record in self._endpoint.expire(trio.current_time()):
             self.tear_down(record)
         self._watch()

@@ -183,3 +183,18 @@ def test_a_refused_batch_has_no_single_id() -> None:
     client.call(session)
     refused = client.post([call(), call(request_id=2)], {"Mcp-Session-Id": session.id})
     assert fault(refused) == (503, -32603, ...)
+
+
+@pytest.mark.parametrize("target", ["/mcp", "/messages", "/rpc", "/notify"])
+def test_an_encoded_body_is_refused_before_it_is_read(target: str) -> None:
+    for encoding in ("gzip", "identity, br", "x-own"):
+        verdict = a(
+            Reply, Client(EVERYTHING).head("POST", target, {**JSON, "Content-Encoding": encoding})
+        )
+        assert fault(verdict) == (415, -32600, ...)
+        assert verdict.headers["accept-encoding"] == "identity"
+    for encoding in ("identity", "Identity", ""):
+        assert isinstance(
+            Client(EVERYTHING).head("POST", target, {**JSON, "Content-Encoding": encoding}),
+            ReadBody,
+        )

@@ -337,6 +337,8 @@ class LegacyServer:
         version = head.headers.get(VERSION_HEADER)
         if version is None or (version in LEGACY_REVISIONS and version in self._revisions):
             return None
+        # One that is served but is not the session's is let pass: "The protocol version sent by
+        # the client SHOULD be the one negotiated", and some send their own newest.
         # "If the server receives a request with an invalid or unsupported
         # MCP-Protocol-Version, it MUST respond with 400 Bad Request."
         return rpc_error_reply(400, unsupported_version(version, self._revisions), request_id)

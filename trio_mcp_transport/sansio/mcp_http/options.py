@@ -41,7 +41,10 @@ class HttpServerOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
         notify_path: Where a POST of one notification is answered ``{}``.
         max_message_bytes: Largest body of a POST.
         max_batch_messages: Most messages of one batch (2025-03-26).
-        max_sessions: Legacy sessions at a time; over it `initialize` gets 503.
+        max_sessions: Legacy sessions at a time. Over it a session without an open stream
+            that was not used for a minute ends in favour of the new one, the longest unused
+            first, and those first in which a client never said anything; where there is none,
+            `initialize` gets 503.
         max_exchanges: Requests being answered at a time; over it a POST gets 503.
         retry_after: Seconds for the ``Retry-After`` of a 503.
         session_idle_timeout: Time without a request after which a session ends. An open

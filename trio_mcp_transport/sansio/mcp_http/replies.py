@@ -128,6 +128,14 @@ def unsupported_media_type() -> Reply:
     return error_reply(415, -32600, "the Content-Type must be application/json")
 
 
+def unsupported_encoding() -> Reply:
+    """415: the body is encoded."""
+    # RFC 9110, section 12.5.3: where a request is refused for its coding, "the server SHOULD
+    # include an Accept-Encoding header field in that response".
+    reply = error_reply(415, -32600, "the Content-Encoding must be identity")
+    return Reply(reply.status, reply.headers.with_("accept-encoding", "identity"), reply.body)
+
+
 def invalid_message_reply(error: InvalidMessage, *, null_id: bool) -> Reply:
     """400: the body is no message."""
     request_id = error.request_id

@@ -36,6 +36,7 @@ from .replies import (
     not_acceptable,
     rpc_error_reply,
     unavailable,
+    unsupported_encoding,
     unsupported_media_type,
 )
 from .sessions import SessionRecord, SessionTable
@@ -71,6 +72,12 @@ __all__ = [
 
 _NO_META = RequestMeta()
 _PATHS = ("path", "sse_path", "message_path", "rpc_path", "notify_path")
+
+
+def _is_encoded(head: RequestHead) -> bool:
+    """Whether the body would have to be decoded before it is JSON."""
+    encoding = head.headers.get("content-encoding")
+    return encoding is not None and encoding.lower() not in {"", "identity"}
 
 
 class ServerEndpoint:
@@ -129,10 +136,12 @@ class ServerEndpoint:
             return self._judge_endpoint(head, principal=principal, now=now)
         if wire == "sse_path":
             return self._sse.judge_stream(head, principal=principal, now=now)
-        if wire == "message_path":
-            return self._sse.judge_post(head)
         if wire is not None:
-            return self._two_path.judge_head(head)
+            judge = self._sse.judge_post if wire == "message_path" else self._two_path.judge_head
+            verdict = judge(head)
+            if isinstance(verdict, ReadBody) and _is_encoded(head):
+                return unsupported_encoding()
+            return verdict
         return error_reply(404, ErrorCode.INVALID_REQUEST, "no such path")
 
     def judge_body(
@@ -195,7 +204,11 @@ class ServerEndpoint:
         self.sessions.remove(session)
 
     def expire(self, now: float) -> list[SessionRecord]:
-        """Sessions that were idle for too long: out of the table, to be torn down."""
+        """Sessions that were idle for too long: out of the table, to be torn down.
+
+        To be called when `next_expiry` is due, and when a session begins, as one of these
+        may have made room for it.
+        """
         return self.sessions.take_expired(now)
 
     def next_expiry(self) -> float | None:
@@ -212,6 +225,8 @@ class ServerEndpoint:
             # a preflight.
             if not is_json(head.headers.get("content-type")):
                 return unsupported_media_type()
+            if _is_encoded(head):
+                return unsupported_encoding()
             # "The client MUST include an Accept header, listing both application/json and
             # text/event-stream as supported content types."
             if not read_accept(head.headers.get("accept")).sse:

@@ -14,6 +14,7 @@ use the same one. Those that go out are renamed, see `asked`.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -33,6 +34,11 @@ SessionKind: TypeAlias = Literal["streamable", "sse"]
 SessionState: TypeAlias = Literal["pending", "open", "ended"]
 #: The first revision whose clients know an event without a message for what it is.
 _PRIMED_SINCE = "2025-11-25"
+#: When all places are taken, a session gives up its own that nobody has used for so long
+#: and that has no stream open; its client begins another when it comes back.
+_SPARE_SECONDS = 60.0
+#: Likewise one whose client has never said anything in it, which any does at once.
+_UNUSED_SECONDS = 5.0
 _VISIBLE_ASCII = re.compile(r"[!-~]+")
 
 
@@ -66,6 +72,7 @@ class SessionRecord:
         asked: The requests that were sent to the client.
         standalone: What goes out beside all exchanges.
         exchanges: Those that are in flight, by the names of their streams.
+        used: Whether the client has said anything in it.
         ignored: How many messages went nowhere, by reason.
         owner: The adapter's own; never looked at here.
     """
@@ -84,6 +91,7 @@ class SessionRecord:
         self.standalone = StandaloneWriter(self.asked)
         self.exchanges: dict[str, ExchangeWriter] = {}
         self.ignored: Counter[str] = Counter()
+        self.used = False
         self.owner: object | None = None
         self._streams = 0
         self._by_request: dict[RequestId, list[ExchangeWriter]] = {}
@@ -107,6 +115,7 @@ class SessionRecord:
 
     def begin(self, exchange: ExchangeWriter) -> None:
         """An exchange is in flight."""
+        self.used = True
         self.exchanges[exchange.name] = exchange
         for request_id in exchange.requests:
             self._by_request.setdefault(request_id, []).append(exchange)
@@ -123,6 +132,7 @@ class SessionRecord:
 
     def route(self, message: Notification | Response | ErrorResponse) -> Delivery | None:
         """Where a message that the client POSTed goes; None: nowhere, which is counted."""
+        self.used = True
         if not isinstance(message, Notification):
             answered = self.asked.take_answer(message)
             if answered is None:
@@ -162,7 +172,8 @@ class SessionTable:
     """The sessions of one endpoint.
 
     Args:
-        max_sessions: Most sessions at a time, pending ones included.
+        max_sessions: Most sessions at a time, pending ones included. Beyond that the one
+            that was idle the longest makes room, if it was for a while.
         idle_timeout: Seconds without activity after which a session ends.
         resumable: Whether their streams carry event ids.
 
@@ -203,7 +214,7 @@ class SessionTable:
         if session_id in self._sessions or session_id in self._pending:
             raise LocalProtocolError("session ids must be unique: this one was given before")
         self._collect_expired(now)
-        if len(self) >= self._max:
+        if len(self) >= self._max and not self._make_room(now):
             self.refused += 1
             return None
         record = SessionRecord(
@@ -265,16 +276,41 @@ class SessionTable:
             table.pop(record.id, None)
 
     def take_expired(self, now: float) -> list[SessionRecord]:
-        """The sessions that ended because they were idle since this was last asked."""
+        """The sessions that ended because they were idle, since this was last asked."""
         self._collect_expired(now)
         expired, self._expired = self._expired, []
         return expired
 
     def next_expiry(self) -> float | None:
-        """When the next session will have been idle for too long, if none is used before."""
+        """When the next session will have been idle for too long, if none is used before.
+
+        In the past while there are some that `take_expired` has not given out.
+        """
+        if self._expired:
+            return -math.inf
         for since in self._idle_since.values():
             return since + self._idle_timeout
         return None
+
+    def _make_room(self, now: float) -> bool:
+        """End the session that is missed the least; False if all are in use."""
+        spare: SessionRecord | None = None
+        for session_id, since in self._idle_since.items():
+            idle, record = now - since, self._sessions[session_id]
+            if idle < _UNUSED_SECONDS:
+                break
+            if record.standalone.attached:
+                continue
+            if not record.used:
+                spare = record
+                break
+            if spare is None and idle >= _SPARE_SECONDS:
+                spare = record
+        if spare is None:
+            return False
+        self.remove(spare)
+        self._expired.append(spare)
+        return True
 
     def _collect_expired(self, now: float) -> None:
         while self._idle_since:
