@@ -15,6 +15,7 @@ from trio_mcp_transport.security.facts import ConnectionFacts
 from trio_mcp_transport.transports.deadlines import Deadlines
 from trio_mcp_transport.transports.http_connection import HttpConnection, HttpConnectionOptions
 from trio_mcp_transport.transports.http_request import HttpRequestStream, write_reply
+from trio_mcp_transport.transports.http_unsent import Unsent
 
 DEFAULTS = HttpConnectionOptions()
 
@@ -104,6 +105,8 @@ class ScriptedService:
     async def handle(self, request: HttpRequestStream) -> None:
         self.requests.append(request)
         await self.script(request)
+
+    unsent = Unsent(2**30, print)
 
     def turn_away(self, request: HttpRequestStream) -> None:
         self.requests.append(request)

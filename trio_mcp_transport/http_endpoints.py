@@ -30,6 +30,7 @@ from .limits import (
     DEFAULT_MAX_CONNECTIONS,
     DEFAULT_MAX_EXCHANGES,
     DEFAULT_MAX_SESSIONS,
+    DEFAULT_MAX_UNSENT_BYTES,
     EXCHANGE_GRACE_TIMEOUT,
     HTTP_BODY_TIMEOUT,
     HTTP_HEAD_TIMEOUT,
@@ -87,6 +88,7 @@ _SERVER_ONLY = (
     "resumable",
     "max_connections",
     "max_sessions",
+    "max_unsent_bytes",
     "session_idle_timeout",
     "keep_alive_interval",
     "quiet_interval",
@@ -179,6 +181,8 @@ class HttpEndpoint(Endpoint, frozen=True):
         resumable: Listening: streams of sessions can be resumed after a broken connection.
         max_connections: Listening: connections at a time.
         max_sessions: Listening: legacy sessions at a time.
+        max_unsent_bytes: Listening: bytes that all responses together may hold for clients
+            that do not take them; beyond it the slowest connections are closed.
         session_idle_timeout: Listening: seconds after which an unused session ends.
         keep_alive_interval: Listening: seconds between comments on a silent stream.
         quiet_interval: Listening: seconds of silence after which an answer in ``auto``
@@ -243,6 +247,7 @@ class HttpEndpoint(Endpoint, frozen=True):
     resumable: bool = False
     max_connections: _Positive = DEFAULT_MAX_CONNECTIONS
     max_sessions: _Positive = DEFAULT_MAX_SESSIONS
+    max_unsent_bytes: _Positive = DEFAULT_MAX_UNSENT_BYTES
     session_idle_timeout: _Seconds = SESSION_IDLE_TIMEOUT
     keep_alive_interval: _Seconds = SSE_KEEP_ALIVE_INTERVAL
     quiet_interval: _Seconds = SSE_QUIET_INTERVAL

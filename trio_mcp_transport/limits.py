@@ -27,6 +27,7 @@ __all__ = [
     "DEFAULT_MAX_QUEUED_REQUESTS",
     "DEFAULT_MAX_REQUEST_TIMEOUT",
     "DEFAULT_MAX_SESSIONS",
+    "DEFAULT_MAX_UNSENT_BYTES",
     "DEFAULT_OUTBOX_BYTES",
     "DISCOVER_PROBE_TIMEOUT",
     "EXCHANGE_GRACE_TIMEOUT",
@@ -140,6 +141,9 @@ PROGRESS_PER_SECOND = 20.0
 DEFAULT_MAX_EXCHANGES = 1000
 #: Legacy sessions of one server at a time; each may hold tables and a standalone stream.
 DEFAULT_MAX_SESSIONS = 1000
+#: Bytes that all responses of one HTTP server hold for clients that do not take them: 16
+#: of the largest messages, or 256 KiB for each of 1,000 connections.
+DEFAULT_MAX_UNSENT_BYTES = 256 * 1024 * 1024
 #: Seconds after which a session that nobody uses ends.
 SESSION_IDLE_TIMEOUT = 1800.0
 #: Seconds between comments on a silent stream: below the 60 s after which proxies such as

@@ -42,6 +42,7 @@ SERVER_FIELDS: dict[str, dict[str, object]] = {
     "resumable": {"resumable": True},
     "max_connections": {"max_connections": 7},
     "max_sessions": {"max_sessions": 7},
+    "max_unsent_bytes": {"max_unsent_bytes": 7},
     "session_idle_timeout": {"session_idle_timeout": 7.0},
     "keep_alive_interval": {"keep_alive_interval": 7.0},
     "quiet_interval": {"quiet_interval": 7.0},

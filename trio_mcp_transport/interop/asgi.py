@@ -60,6 +60,7 @@ class AsgiOptions(TypedDict, total=False):
     rpc_path: str | None
     notify_path: str | None
     max_exchanges: int
+    max_unsent_bytes: int
     max_sessions: int
     session_idle_timeout: float
     keep_alive_interval: float

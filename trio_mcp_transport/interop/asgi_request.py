@@ -25,6 +25,7 @@ from ..sansio.headers import Headers
 from ..sansio.http1 import BodyData, EndOfBody, RequestHead, ResponseEvent, ResponseHead
 from ..security.facts import Address, ConnectionFacts
 from ..transports.http_request import HttpRequestStream, RequestTaker
+from ..transports.http_unsent import Unsent
 
 __all__ = ["AsgiRequest", "Message", "Receive", "Send"]
 
@@ -85,7 +86,9 @@ class AsgiRequest(HttpRequestStream):
         self._body_timeout = body_timeout
         self._write_timeout = write_timeout
         self._queue: deque[ResponseEvent] = deque()
-        self._held = 0
+        self._held = self._taken = 0
+        self._unsent: Unsent | None = None
+        self._sending: trio.CancelScope | None = None
         self._something = trio.Event()
         self._nothing_held = trio.Event()
         self._may_watch = trio.Event()
@@ -148,11 +151,24 @@ class AsgiRequest(HttpRequestStream):
         self._queue.extend(events)
         self._complete = type(events[-1]) is EndOfBody
         self._something.set()
+        if self._held and self._unsent is not None:
+            self._unsent.note(self)
 
     @property
     def held(self) -> int:
         """Bytes of bodies that the server has not taken."""
         return self._held
+
+    @property
+    def taken(self) -> int:
+        """Bytes of bodies that it has taken."""
+        return self._taken
+
+    def cut(self) -> None:
+        """End at once, whatever is still to be sent: it would wait for too long."""
+        self.lose()
+        if self._sending is not None:
+            self._sending.cancel()
 
     async def flush(self) -> None:
         """Wait until the server has taken all. See `HttpRequestStream.flush`."""
@@ -179,6 +195,8 @@ class AsgiRequest(HttpRequestStream):
             return
         self._gone = True
         self._wake_all()
+        if self._unsent is not None:
+            self._unsent.forget(self)
         if self.on_gone is not None and not self._complete:
             self.on_gone()
 
@@ -199,8 +217,10 @@ class AsgiRequest(HttpRequestStream):
         a server that finds the response incomplete ends the connection. Cancelling it
         means that the client is gone.
         """
+        self._unsent = service.unsent
         try:
             async with trio.open_nursery() as nursery:
+                self._sending = nursery.cancel_scope
                 nursery.start_soon(self._watch)
                 nursery.start_soon(self._send_all, nursery.cancel_scope)
                 await service.handle(self)
@@ -246,6 +266,7 @@ class AsgiRequest(HttpRequestStream):
                     "more_body": not last,
                 })
                 self._held -= len(chunk)
+                self._taken += len(chunk)
             if self._held <= 0:
                 self._nothing_held.set()
         elif type(event) is ResponseHead:

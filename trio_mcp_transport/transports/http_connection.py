@@ -210,6 +210,7 @@ class HttpConnection:
         self._closed = True
         self._timer.close()
         self._outbox.close(_ended)
+        self._service.unsent.forget(self)
         request, self._request = self._request, None
         if request is not None:
             request.lose()
@@ -375,11 +376,23 @@ class HttpConnection:
         if data and not self._closed:
             with suppress(ChannelBroken):  # `_fail` has been told
                 self._outbox.put_owed(data)
+            if self._outbox.size:
+                self._service.unsent.note(self)
 
     @property
     def held(self) -> int:
         """Bytes that the operating system has not taken."""
         return self._outbox.size
+
+    @property
+    def taken(self) -> int:
+        """Bytes that it has taken, ever."""
+        return self._outbox.bytes_written
+
+    def cut(self) -> None:
+        """End at once, whatever is still to be written: it would wait for too long."""
+        self._end()
+        self._scope.cancel()
 
     async def flush(self) -> None:
         """Wait until it has, or the connection has ended."""
@@ -516,7 +529,7 @@ class _Dates:
 
     second = 0
     text = ""
-    heads: ClassVar[dict[int, tuple[ResponseHead, ResponseHead]]] = {}
+    heads: ClassVar[dict[tuple[int, int], tuple[ResponseHead, ResponseHead]]] = {}
 
 
 def _dated(head: ResponseHead) -> ResponseHead:
@@ -526,14 +539,17 @@ def _dated(head: ResponseHead) -> ResponseHead:
     if now != _Dates.second:
         _Dates.second, _Dates.text = now, formatdate(now, usegmt=True)
         _Dates.heads.clear()
-    found = _Dates.heads.get(id(head))
-    if found is not None and found[0] is head:
+    # Heads are made for each reply, of headers that are the same objects time and again.
+    key = (head.status, id(head.headers))
+    found = _Dates.heads.get(key)
+    if found is not None and found[0].headers is head.headers and found[0].reason == head.reason:
         return found[1]
     if "date" in head.headers:
         return head
     dated = ResponseHead(head.status, head.headers.with_("date", _Dates.text), head.reason)
-    if len(_Dates.heads) < _MAX_DATED_HEADS:
-        _Dates.heads[id(head)] = (head, dated)
+    # One that tells a session comes once, and would take the place of those that come again.
+    if len(_Dates.heads) < _MAX_DATED_HEADS and "mcp-session-id" not in head.headers:
+        _Dates.heads[key] = (head, dated)
     return dated
 
 

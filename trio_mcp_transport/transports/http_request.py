@@ -16,6 +16,7 @@ from ..sansio.headers import Headers
 from ..sansio.http1 import BodyData, EndOfBody, RequestHead, ResponseEvent, ResponseHead
 from ..sansio.mcp_http.replies import Reply
 from ..security.facts import ConnectionFacts
+from .http_unsent import Unsent
 
 __all__ = ["DecoratedStream", "HttpRequestStream", "RequestTaker", "write_reply"]
 
@@ -81,7 +82,13 @@ class HttpRequestStream(ABC):
 
 
 class RequestTaker(Protocol):
-    """What a connection gives its requests to: an `HttpService`."""
+    """What a connection gives its requests to: an `HttpService`.
+
+    Attributes:
+        unsent: To be told of what clients do not take.
+    """
+
+    unsent: Unsent
 
     async def handle(self, request: HttpRequestStream) -> None:
         """See to a request; returns when that is begun, or done if it `may_wait`.

@@ -21,7 +21,6 @@ import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext, suppress
 from functools import partial
-from typing import TYPE_CHECKING
 
 import msgspec
 import trio
@@ -58,9 +57,7 @@ from .http_request import DecoratedStream, HttpRequestStream, write_reply
 from .http_runtime import HttpRuntime
 from .http_serving import HttpServing
 from .http_sessions import HttpSessions, session_of
-
-if TYPE_CHECKING:
-    pass
+from .http_unsent import Unsent
 
 __all__ = ["ConnectionFacts", "HttpRequestStream", "HttpService", "HttpServing"]
 
@@ -78,12 +75,13 @@ class HttpService:
         doorkeeper: Decides who may come in.
         channel_options: Limits of the channels.
         transport: What the channels' contexts call it.
-        on_event: Gets ``handler.failed``, ``request.failed``, ``request.refused`` and
-            ``store.failed``; they are logged without it.
+        on_event: Gets ``handler.failed``, ``request.failed``, ``request.refused``,
+            ``response.cut`` and ``store.failed``; they are logged without it.
 
     Attributes:
         endpoint: What decides; for those who want to look at its sessions.
         deadlines: The timers of everything here; connections put theirs there too.
+        unsent: What all responses hold together.
         nursery: Where everything runs, while `run` does.
     """
 
@@ -118,6 +116,7 @@ class HttpService:
         )
         self._runtime = HttpRuntime(options, handler, store, channel_options, on_event)
         self.deadlines = self._runtime.deadlines
+        self.unsent = Unsent(options.max_unsent_bytes, self._cut_off)
         self._sessions = HttpSessions(self.endpoint, self._runtime)
         self._merge = http.mode == "session"
         self._doorkeeper = doorkeeper
@@ -239,6 +238,12 @@ class HttpService:
             assert isinstance(judged, OpenSse)
             context = self._context(request, facts, principal, None, None, exchange=False)
             self._sessions.open_sse(carrier, judged, context)
+
+    def _cut_off(self, size: int) -> None:
+        self._runtime.report(
+            "response.cut",
+            f"a client that left {size} bytes waiting was cut off: all together hold too much",
+        )
 
     def _decorated(self, request: HttpRequestStream) -> HttpRequestStream:
         extra = self._doorkeeper.response_headers(request.head, request.facts)

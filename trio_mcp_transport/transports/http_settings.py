@@ -104,6 +104,7 @@ def server_options(endpoint: HttpEndpoint) -> HttpServerOptions:
         max_message_bytes=endpoint.options.max_message_bytes,
         max_sessions=endpoint.max_sessions,
         max_exchanges=endpoint.max_exchanges,
+        max_unsent_bytes=endpoint.max_unsent_bytes,
         retry_after=endpoint.retry_after,
         session_idle_timeout=endpoint.session_idle_timeout,
         keep_alive_interval=endpoint.keep_alive_interval,

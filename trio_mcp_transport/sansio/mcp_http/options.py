@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from ...errors import ConfigurationError
-from ...limits import DEFAULT_MAX_MESSAGE_BYTES, MAX_BATCH_MESSAGES
+from ...limits import DEFAULT_MAX_MESSAGE_BYTES, DEFAULT_MAX_UNSENT_BYTES, MAX_BATCH_MESSAGES
 from ..eras import LEGACY_REVISIONS, MODERN_REVISIONS, REVISIONS, check_revisions
 
 __all__ = ["HttpServerOptions", "ResponseMode", "ServedEra"]
@@ -46,6 +46,8 @@ class HttpServerOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
             first, and those first in which a client never said anything; where there is none,
             `initialize` gets 503.
         max_exchanges: Requests being answered at a time; over it a POST gets 503.
+        max_unsent_bytes: Bytes that all responses together may hold for clients that do not
+            take them; over it connections are closed, those first that take the least.
         retry_after: Seconds for the ``Retry-After`` of a 503.
         session_idle_timeout: Time without a request after which a session ends. An open
             GET stream is no activity, a request that is being answered is.
@@ -72,6 +74,7 @@ class HttpServerOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     max_batch_messages: int = MAX_BATCH_MESSAGES
     max_sessions: int = 1000
     max_exchanges: int = 1000
+    max_unsent_bytes: int = DEFAULT_MAX_UNSENT_BYTES
     retry_after: int = 5
     session_idle_timeout: float = 1800.0
     keep_alive_interval: float = 15.0
@@ -92,7 +95,13 @@ class HttpServerOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
         if self.path is not None and not self.served_revisions:
             raise ConfigurationError(f"none of the revisions belongs to the era {self.era!r}")
         self._check_paths()
-        for name in ("max_message_bytes", "max_batch_messages", "max_sessions", "max_exchanges"):
+        for name in (
+            "max_message_bytes",
+            "max_batch_messages",
+            "max_sessions",
+            "max_exchanges",
+            "max_unsent_bytes",
+        ):
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise ConfigurationError(f"{name} must be at least 1, not {value!r}")
