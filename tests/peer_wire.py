@@ -53,10 +53,12 @@ async def wired(
     options: ChannelOptions = ChannelOptions(),  # ruff: ignore[function-call-in-default-argument] (frozen)
     *,
     request_timeout: float | None = None,
+    tells: bool = True,
 ) -> AsyncGenerator[Wire]:
     ours, theirs = memory_channel_pair(options)
     events: list[ChannelEvent] = []
-    peer = Peer(ours, on_event=events.append, request_timeout=request_timeout)
+    on_event = events.append if tells else None  # else it logs
+    peer = Peer(ours, on_event=on_event, request_timeout=request_timeout)
     async with theirs, peer:
         yield Wire(peer, theirs, events)
 

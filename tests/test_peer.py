@@ -277,6 +277,19 @@ async def test_an_infinite_timeout_waits_for_ever(
         assert asked.outcome == Raw(b"1")
 
 
+async def test_a_late_answer_is_no_warning(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with wired(tells=False) as wire, trio.open_nursery() as nursery:
+        with caplog.at_level("DEBUG", "trio_mcp_transport"):
+            ask(nursery, wire.peer, request_id=5, timeout=1)
+            await wire.receive_request()
+            await wire.cancelled_id()
+            await wire.send(Response(5, {}))
+    assert wire.peer.statistics().answers_late == 1
+    assert [record.levelname for record in caplog.records] == ["DEBUG"]
+
+
 async def test_a_late_answer_is_counted_reported_and_harms_nobody(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

@@ -34,6 +34,7 @@ class Outgoing:
     Args:
         channel: Where the requests go.
         reporter: Where faults go.
+        diagnoser: Where that goes which is none.
 
     Attributes:
         sent: Requests that were handed to the channel.
@@ -42,9 +43,15 @@ class Outgoing:
         progress_dropped: Progress that did not rise, or was nobody's.
     """
 
-    def __init__(self, channel: MessageChannel, reporter: Reporter) -> None:
+    def __init__(
+        self,
+        channel: MessageChannel,
+        reporter: Reporter,
+        diagnoser: Callable[[str, str], object],
+    ) -> None:
         self._channel = channel
         self._report = reporter
+        self._diagnose = diagnoser
         self._table = PendingTable()
         self._tasks = TaskRequests()
         self._unwaited: set[RequestId] = set()
@@ -160,7 +167,8 @@ class Outgoing:
                 self._unwaited.discard(request_id)
                 return
             self.late += 1
-            self._report("answer.late", f"the answer to request {request_id!r} came too late", None)
+            # It was on its way when the request was given up: an ordinary race.
+            self._diagnose("answer.late", f"the answer to request {request_id!r} came too late")
         else:
             self.unknown += 1
             self._report(

@@ -51,7 +51,7 @@ from .limits import (
 )
 from .outgoing import Outgoing, fresh
 from .pending import Progress
-from .reporting import lone_exception, report
+from .reporting import diagnose, lone_exception, report
 from .sansio.eras import Negotiated
 from .sansio.metadata import with_meta
 
@@ -144,7 +144,7 @@ class Peer:
         self._drain = drain
         self._on_event = on_event
         self._policy: RequestPolicy | None = None
-        self._outgoing = Outgoing(channel, self.report)
+        self._outgoing = Outgoing(channel, self.report, self._diagnose)
         self._is_exchange = channel.context.exchange
         if not self._is_exchange and isinstance(channel, TellsBrokenAnswers):
             channel.on_broken_answer = self._outgoing.deliver_broken
@@ -340,6 +340,11 @@ class Peer:
             self._on_event,
             ChannelEvent(name=name, message=message, error=error, context=self.channel.context),
         )
+
+    def _diagnose(self, name: str, message: str) -> None:
+        """Tell of what is no fault; without a handler it is logged at the level debug."""
+        event = ChannelEvent(name=name, message=message, context=self.channel.context)
+        diagnose(self._on_event, event)
 
     def start_soon(self, work: Callable[[], Awaitable[object]], what: str) -> None:
         """Run something until the peer ends; an exception is reported, not raised.
