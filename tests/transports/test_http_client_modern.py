@@ -213,6 +213,35 @@ async def test_what_is_no_answer_becomes_one_with_a_typed_cause(
 
 
 @pytest.mark.parametrize(
+    ("headers", "said"),
+    [
+        ({"content-type": "text/html; charset=x"}, "'text/html; charset=x'"),
+        ({}, "no Content-Type"),
+        ({"content-type": "application/json", "content-encoding": "gzip"}, "'gzip'"),
+        ({"content-type": "text/event-stream", "content-encoding": "br"}, "'br'"),
+    ],
+)
+async def test_a_body_that_cannot_be_read_is_named(
+    nursery: trio.Nursery, server: ScriptedServer, headers: dict[str, str], said: str
+) -> None:
+    channel = make_channel(nursery, server)
+    await channel.send(modern(1))
+    (await server.next()).respond(200, b"\x1f\x8b", headers)
+    answer = await channel.receive()
+    assert isinstance(answer, ErrorResponse)
+    assert isinstance(answer.cause, InvalidHttpResponse)
+    assert said in str(answer.cause)
+    assert answer.error.message == str(answer.cause)
+
+
+async def test_identity_is_no_encoding(nursery: trio.Nursery, server: ScriptedServer) -> None:
+    channel = make_channel(nursery, server)
+    await channel.send(modern(1))
+    (await server.next()).answer(headers={"content-encoding": "identity"})
+    assert isinstance(await channel.receive(), Response)
+
+
+@pytest.mark.parametrize(
     ("failure", "kind"),
     [
         (refused(), ConnectFailed),

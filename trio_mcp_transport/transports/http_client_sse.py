@@ -9,11 +9,10 @@ from __future__ import annotations
 import trio
 
 from ..abc import ConnectionLost
-from ..errors import InvalidHttpResponse, TransportError
+from ..errors import TransportError
 from ..jsonrpc import ErrorResponse, InvalidMessage, Message, Response, decode_message, relate
 from ..sansio.headers import Headers
 from ..sansio.machine import NEED_DATA, EndOfData
-from ..sansio.mcp_http.answers import kind_of_body
 from ..sansio.mcp_http.redirects import is_redirect, redirect_target
 from ..sansio.mcp_http.sse_client import SseClient
 from ..sansio.sse import SseDecoder, SseEvent
@@ -111,10 +110,7 @@ class SseWire(Wire):
                     continue
                 if not 200 <= response.status < 300:
                     raise await self._refused(response, in_session=False)
-                if kind_of_body(response.headers) != "sse":
-                    raise InvalidHttpResponse(
-                        "the answer to GET is no stream of events", status=response.status
-                    )
+                self._check_stream(response)
                 await self._read_all(response, SseClient(url))
                 return
 

@@ -35,7 +35,7 @@ from ..jsonrpc import (
 from ..limits import LISTEN_HEAD_SECONDS
 from ..sansio.eras import is_legacy_status
 from ..sansio.headers import Headers
-from ..sansio.mcp_http.answers import MODERN_ERRORS, kind_of_body, refusal
+from ..sansio.mcp_http.answers import MODERN_ERRORS, refusal
 from ..sansio.mcp_http.legacy_client import LegacyClient
 from ..sansio.mcp_http.modern_client import MAX_LIST_PAGES, ModernClient
 from ..sansio.mcp_http.reconnect import Reconnect
@@ -343,10 +343,7 @@ class StreamableWire(Wire):
                 self._heard.set()
             if not 200 <= response.status < 300:
                 raise await self._refused(response, "mcp-session-id" in headers)
-            if kind_of_body(response.headers) != "sse":
-                raise InvalidHttpResponse(
-                    "the answer to GET is no stream of events", status=response.status
-                )
+            self._check_stream(response)
             return await self._read_until_lost(response, exchange, reconnect)
 
     # -- the standalone stream -------------------------------------------------------

@@ -26,7 +26,13 @@ from ..jsonrpc import (
 )
 from ..sansio.headers import Headers
 from ..sansio.machine import NEED_DATA, EndOfData
-from ..sansio.mcp_http.answers import decode_payload, kind_of_body, refusal
+from ..sansio.mcp_http.answers import (
+    check_encoding,
+    decode_payload,
+    describe_type,
+    kind_of_body,
+    refusal,
+)
 from ..sansio.mcp_http.reconnect import Reconnect
 from ..sansio.mcp_http.redirects import is_redirect, redirect_target
 from ..sansio.mcp_http.statuses import error_of_status
@@ -125,6 +131,7 @@ class Wire(ABC):
             # connection.
             await self._drain(response)
             return
+        check_encoding(response.headers, status)
         kind = kind_of_body(response.headers)
         if kind == "json":
             body = await response.read(self._port.options.max_message_bytes)
@@ -138,7 +145,18 @@ class Wire(ABC):
             )
         else:
             raise InvalidHttpResponse(
-                "the response is neither JSON nor a stream of events", status=status
+                "the response is neither JSON nor a stream of events:"
+                f" {describe_type(response.headers)}",
+                status=status,
+            )
+
+    def _check_stream(self, response: HttpResponse) -> None:
+        """See that the answer to a GET is a stream of events."""
+        check_encoding(response.headers, response.status)
+        if kind_of_body(response.headers) != "sse":
+            raise InvalidHttpResponse(
+                f"the answer to GET is no stream of events: {describe_type(response.headers)}",
+                status=response.status,
             )
 
     async def _refused(self, response: HttpResponse, in_session: bool) -> Refused:

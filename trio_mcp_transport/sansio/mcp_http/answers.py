@@ -29,7 +29,9 @@ from ..metadata import PROTOCOL_VERSION_KEY
 
 __all__ = [
     "MODERN_ERRORS",
+    "check_encoding",
     "decode_payload",
+    "describe_type",
     "failed_answer",
     "kind_of_body",
     "modern_revision",
@@ -82,6 +84,26 @@ def kind_of_body(headers: Headers) -> Literal["json", "sse", "other"]:
     if essence == "application/json":
         return "json"
     return "sse" if essence == "text/event-stream" else "other"
+
+
+def describe_type(headers: Headers) -> str:
+    """What a response says that its body is, for the text of an error."""
+    said = headers.get("content-type")
+    return "it has no Content-Type" if said is None else f"its Content-Type is {said!r:.100}"
+
+
+def check_encoding(headers: Headers, status: int) -> None:
+    """Refuse a body that is packed; nobody asked for that.
+
+    Raises:
+        InvalidHttpResponse: It has a Content-Encoding.
+    """
+    encoding = headers.get("content-encoding", "identity").strip()
+    if encoding and encoding.lower() != "identity":
+        raise InvalidHttpResponse(
+            f"the response has the Content-Encoding {encoding!r:.100}, which was not asked for",
+            status=status,
+        )
 
 
 def decode_payload(data: bytes, *, batches: bool) -> list[Message]:
