@@ -34,7 +34,6 @@ from .limits import (
     EXCHANGE_GRACE_TIMEOUT,
     HTTP_BODY_TIMEOUT,
     HTTP_HEAD_TIMEOUT,
-    HTTP_IDLE_TIMEOUT,
     HTTP_RETRY_AFTER,
     SESSION_IDLE_TIMEOUT,
     SSE_KEEP_ALIVE_INTERVAL,
@@ -152,7 +151,9 @@ class HttpEndpoint(Endpoint, frozen=True):
             POST here answers with JSON. None for not at all.
         notify_path: The other path of that wire: POST here answers ``{}``.
         max_exchanges: Requests in flight at a time.
-        idle_timeout: Seconds that a connection without a request is kept.
+        idle_timeout: Seconds that a connection without a request is kept. None is
+            `HTTP_CLIENT_IDLE_TIMEOUT` for connecting, less where the server announces an
+            earlier end (``Keep-Alive: timeout=5``), and `HTTP_IDLE_TIMEOUT` for listening.
         auth: ``bearer`` sends `bearer_token`, or demands it; ``oauth2`` fetches tokens.
         bearer_token: The token. Never shown.
 
@@ -223,7 +224,7 @@ class HttpEndpoint(Endpoint, frozen=True):
     rpc_path: str | None = None
     notify_path: str | None = None
     max_exchanges: _Positive = DEFAULT_MAX_EXCHANGES
-    idle_timeout: _Seconds = HTTP_IDLE_TIMEOUT
+    idle_timeout: _Seconds | None = None
     auth: Authentication = "none"
     bearer_token: str | None = None
 

@@ -32,6 +32,7 @@ __all__ = [
     "DISCOVER_PROBE_TIMEOUT",
     "EXCHANGE_GRACE_TIMEOUT",
     "HTTP_BODY_TIMEOUT",
+    "HTTP_CLIENT_IDLE_TIMEOUT",
     "HTTP_HEAD_TIMEOUT",
     "HTTP_IDLE_TIMEOUT",
     "HTTP_RETRY_AFTER",
@@ -155,9 +156,11 @@ SSE_QUIET_INTERVAL = 5.0
 #: 16 MiB at 280 kB/s.
 HTTP_HEAD_TIMEOUT = 15.0
 HTTP_BODY_TIMEOUT = 60.0
-#: Seconds that a connection without a request is kept; nginx keeps 75 s, and a client
-#: must give up before its server does.
+#: Seconds that a server keeps a connection without a request; nginx keeps 75 s.
 HTTP_IDLE_TIMEOUT = 60.0
+#: Seconds that a client keeps one. Node.js and uvicorn close theirs after 5, and a request
+#: that meets the closing fails although nobody did anything wrong.
+HTTP_CLIENT_IDLE_TIMEOUT = 4.0
 #: Seconds a legacy request goes on after its connection was lost, where nobody can resume
 #: it: long enough for a client that comes back, short enough to be no way to pile them up.
 EXCHANGE_GRACE_TIMEOUT = 60.0

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from trio_mcp_transport import (
     ConfigurationError,
@@ -20,6 +20,7 @@ from trio_mcp_transport import (
 )
 from trio_mcp_transport.http_endpoints import HttpEndpoint, SseEndpoint
 from trio_mcp_transport.transports.http_client import client_options
+from trio_mcp_transport.transports.http_pool import HttpPool
 
 pytestmark = pytest.mark.channel
 
@@ -106,3 +107,44 @@ async def test_connections_are_kept_and_closed_with_the_channel(nursery: trio.Nu
                 raise ZeroDivisionError
         await gone.wait()
     assert connections == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "pause", "expected"),
+    [("", 3.9, 1), ("", 4.1, 2), ("?idle_timeout=1", 1.1, 2), ("?idle_timeout=60", 59, 1)],
+)
+async def test_idle_connections_are_given_up_before_common_servers_close_them(
+    autojump_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    option: str,
+    pause: float,
+    expected: int,
+) -> None:
+    opened = 0
+
+    async def open_stream(pool: HttpPool, host: str, port: int) -> trio.abc.Stream:
+        nonlocal opened
+        opened += 1
+        ours, theirs = memory_stream_pair()
+        nursery.start_soon(serve, theirs)
+        await trio.lowlevel.checkpoint()
+        ours.close = ours.send_stream.close  # type: ignore[attr-defined]
+        return ours
+
+    async def serve(stream: trio.abc.Stream) -> None:
+        body = b'{"jsonrpc":"2.0","id":1,"result":{}}'
+        while await stream.receive_some():
+            await stream.send_all(
+                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+                b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+            )
+
+    monkeypatch.setattr(HttpPool, "_open_tcp_stream", open_stream)
+    async with trio.open_nursery() as nursery:
+        async with open_channel(f"http://127.0.0.1:1/mcp{option}") as channel:
+            for _ in range(2):
+                await channel.send(Request(1, "m"))
+                assert isinstance(await channel.receive(), Response)
+                await trio.sleep(pause)
+        nursery.cancel_scope.cancel()
+    assert opened == expected

@@ -13,7 +13,11 @@ from trio_mcp_transport.http_endpoints import (
     SseEndpoint,
     SseTlsEndpoint,
 )
-from trio_mcp_transport.limits import ChannelOptions
+from trio_mcp_transport.limits import (
+    HTTP_CLIENT_IDLE_TIMEOUT,
+    HTTP_IDLE_TIMEOUT,
+    ChannelOptions,
+)
 from trio_mcp_transport.sansio.headers import Headers
 from trio_mcp_transport.sansio.http1 import RequestHead
 from trio_mcp_transport.sansio.mcp_http.options import HttpServerOptions
@@ -80,6 +84,13 @@ def everything(endpoint: HttpEndpoint) -> tuple[object, ...]:
         tcp_options(endpoint),
         admission_policy(endpoint),
     )
+
+
+def test_a_server_keeps_idle_connections_longer_than_a_client() -> None:
+    assert connection_options(PLAIN).keep_alive_timeout == HTTP_IDLE_TIMEOUT == 60
+    assert HTTP_CLIENT_IDLE_TIMEOUT < 5  # when uvicorn and Node.js close theirs
+    endpoint = msgspec.structs.replace(PLAIN, idle_timeout=100.0)
+    assert connection_options(endpoint).keep_alive_timeout == 100
 
 
 def test_the_defaults_of_endpoints_are_those_of_whoever_uses_them() -> None:

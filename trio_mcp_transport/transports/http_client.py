@@ -17,7 +17,7 @@ from ..sansio.headers import Headers
 from ..sansio.mcp_http.client_options import HttpClientOptions
 from .http_client_channel import HttpClientChannel
 from .http_diagnostics import DiagnosingSender, diagnosed_open_stream
-from .http_pool import HttpPool
+from .http_pool import DEFAULT_IDLE_EXPIRY, HttpPool
 from .http_sender import HttpSender
 from .http_settings import check_connecting
 
@@ -56,7 +56,9 @@ async def connect(
     pool = HttpPool(
         open_stream=diagnosed_open_stream(on_event) if endpoint.diagnostics else None,
         max_connections=endpoint.max_exchanges + _MORE_CONNECTIONS,
-        idle_expiry=endpoint.idle_timeout,
+        idle_expiry=(
+            DEFAULT_IDLE_EXPIRY if endpoint.idle_timeout is None else endpoint.idle_timeout
+        ),
         connect_timeout=endpoint.options.connect_timeout,
         on_event=on_event,
     )

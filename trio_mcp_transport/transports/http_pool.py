@@ -25,6 +25,7 @@ from ..abc import EventHandler
 from ..endpoints import TcpEndpoint, join_host_port
 from ..errors import ConfigurationError, ConnectFailed, ConnectTimeout, FeatureUnavailable
 from ..http_origins import parse_authority
+from ..limits import HTTP_CLIENT_IDLE_TIMEOUT
 from ..sansio.headers import NO_HEADERS, Headers
 from ..sansio.http1 import Http1Limits, RequestHead
 from .http_round_trip import HttpConnection, HttpStream, RoundTrip, Route
@@ -34,9 +35,8 @@ from .tcp import open_socket, set_options
 
 __all__ = ["DEFAULT_IDLE_EXPIRY", "HttpPool", "PoolStatistics"]
 
-#: Seconds that an idle connection is kept. Node.js and uvicorn close theirs after 5, and a
-#: request that meets the closing fails although nobody did anything wrong.
-DEFAULT_IDLE_EXPIRY = 4.0
+#: Seconds that an idle connection is kept.
+DEFAULT_IDLE_EXPIRY = HTTP_CLIENT_IDLE_TIMEOUT
 #: Seconds before the end that a server announced for an idle connection (``Keep-Alive:
 #: timeout=5``) at which it counts as expired: the closing may be on its way.
 KEEP_ALIVE_MARGIN = 1.0

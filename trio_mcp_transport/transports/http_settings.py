@@ -10,6 +10,7 @@ from __future__ import annotations
 from ..endpoints import TcpEndpoint
 from ..errors import ConfigurationError, FeatureUnavailable
 from ..http_endpoints import HttpEndpoint
+from ..limits import HTTP_IDLE_TIMEOUT
 from ..sansio.mcp_http.options import HttpServerOptions
 from ..security.admission import ANY, AdmissionPolicy, Authenticator, Doorkeeper
 from ..security.authentication import BearerTokens
@@ -124,7 +125,10 @@ def connection_options(endpoint: HttpEndpoint) -> HttpConnectionOptions:
     return HttpConnectionOptions(
         head_timeout=min(endpoint.head_timeout, endpoint.options.handshake_timeout),
         body_timeout=min(endpoint.body_timeout, endpoint.options.handshake_timeout),
-        keep_alive_timeout=min(endpoint.idle_timeout, endpoint.options.idle_read_timeout),
+        keep_alive_timeout=min(
+            HTTP_IDLE_TIMEOUT if endpoint.idle_timeout is None else endpoint.idle_timeout,
+            endpoint.options.idle_read_timeout,
+        ),
         write_timeout=endpoint.options.write_timeout,
     )
 
