@@ -50,7 +50,7 @@ async def serve(
             nursery, *messages, session=session, version=version, revisions=revisions
         )
         await Peer(channel, router).run()
-        return channel
+    return channel
 
 
 def result_of(message: Message) -> object:

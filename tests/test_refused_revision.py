@@ -53,7 +53,7 @@ async def client_of(script: Script) -> AsyncGenerator[Peer]:
             await theirs.send(script.answer(message))
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(serve)
+        nursery.start_soon(serve)  # noqa: ASYNC113 (what is sent before waits in the channel)
         async with Peer(ours) as peer:
             yield peer
         nursery.cancel_scope.cancel()

@@ -333,7 +333,7 @@ async def test_a_waiter_that_is_cancelled_loses_its_turn_and_nothing_else() -> N
         nursery.start_soon(ask, pool)
         await trio.testing.wait_all_tasks_blocked()
         with trio.CancelScope() as scope:
-            nursery.start_soon(cancel_when_idle, scope)
+            nursery.start_soon(cancel_when_idle, scope)  # noqa: ASYNC111 (it cancels, no more)
             await ask(pool)
         assert scope.cancelled_caught
         assert pool.statistics() == BUSY
