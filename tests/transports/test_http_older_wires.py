@@ -147,3 +147,37 @@ async def test_while_stopping_no_stream_of_http_sse_is_begun(autojump_clock: Moc
         assert len(served.service.endpoint.sessions) == 0
         application.release.set()
         assert (await client.json())[1]["result"] == RESULT
+
+
+async def test_notifications_that_are_being_handled_count_as_exchanges(
+    autojump_clock: MockClock,
+) -> None:
+    release = trio.Event()
+    handled = 0
+
+    async def wait(channel: MessageChannel) -> None:
+        nonlocal handled
+        async for _ in channel:
+            await release.wait()
+            handled += 1
+
+    options = HttpServerOptions(rpc_path="/rpc", notify_path="/notify", max_exchanges=3)
+    async with serving(wait, options) as served:
+        client = served.connect()
+        statuses = []
+        for _ in range(6):
+            await client.post({"jsonrpc": "2.0", "method": "n"}, path="/notify")
+            statuses.append((await client.responses.whole())[0])
+            await trio.sleep(1)
+        assert statuses == [200, 200, 200, 503, 503, 503]
+        assert served.service.endpoint.exchanges == 3
+        await client.post({"jsonrpc": "2.0", "id": 1, "method": "m"}, path="/rpc")
+        assert (await client.responses.whole())[0] == 503
+        # They are work like any other, so a stop lets them finish.
+        served.service.stop()
+        await trio.sleep(1)
+        assert served.service.endpoint.exchanges == 3
+        release.set()
+        await trio.sleep(1)
+        assert handled == 3
+        assert served.service.endpoint.exchanges == 0

@@ -378,7 +378,7 @@ class HttpService:
                     return False
             return channel.deliver(message, size)
         if record is None:
-            if self._stop.is_set():
+            if self._stop.is_set() or not self.endpoint.begin_alone():
                 return False
             lone = NotificationChannel(
                 message,
@@ -397,6 +397,9 @@ class HttpService:
             await self._runtime.run_handler(channel)
         finally:
             channel.abort()
+            self.endpoint.end_alone()
+            if not self.endpoint.exchanges:
+                self._idle.set()
 
 
 @functools.lru_cache(maxsize=1024)

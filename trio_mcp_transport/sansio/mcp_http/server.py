@@ -199,6 +199,21 @@ class ServerEndpoint:
                 session.end(start.writer)
             self.sessions.end_exchange(session, now=now)
 
+    def begin_alone(self) -> bool:
+        """A notification that belongs to no session is handled: it counts as an exchange.
+
+        Returns:
+            False if there are too many; else `end_alone` is to be called once.
+        """
+        if self.exchanges >= self.options.max_exchanges:
+            return False
+        self.exchanges += 1
+        return True
+
+    def end_alone(self) -> None:
+        """It has been handled."""
+        self.exchanges -= 1
+
     def end_session(self, session: SessionRecord) -> None:
         """Take a session out; nobody finds it any more. Idempotent."""
         self.sessions.remove(session)
