@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import pytest
 
 from trio_mcp_transport.endpoint_parser import parse_endpoint
+from trio_mcp_transport.endpoint_reading import read_endpoint
 from trio_mcp_transport.endpoint_schemes import (
-    read_endpoint,
     register_scheme,
     transport_names,
     unregister_scheme,
