@@ -82,6 +82,16 @@ async def test_sending_eof_lets_the_child_finish_and_answer() -> None:
             await channel.send(Request(2, "ping"))
 
 
+async def test_a_line_that_is_no_message_is_told_with_the_child_that_printed_it() -> None:
+    events: list[ChannelEvent] = []
+    endpoint = shell(f"echo hello; echo '{MESSAGE}'; cat")
+    async with open_channel(endpoint, on_event=events.append) as channel:
+        assert await channel.receive() == Notification("said")
+        assert channel.statistics().malformed_received == 1
+        assert [event.name for event in events] == ["message.malformed"]
+        assert f"process {channel.context.process_id}: a frame of 5 bytes" in events[0].message
+
+
 async def test_the_stream_speaks_trio() -> None:
     async with opened(ProcessEndpoint(command=("cat",))) as channel:
         stream = stream_of(channel)

@@ -480,11 +480,13 @@ class StreamChannel(MessageChannel):
     def _refuse(self, event: MalformedMessage) -> None:
         """Count a malformed message, report it, answer it. Never raises."""
         self._malformed += 1
+        child = self._context.process_id
+        of = "" if child is None else f"process {child}: "
         report(
             self._on_event,
             ChannelEvent(
                 name="message.malformed",
-                message=f"a frame of {event.size} bytes holds no valid message: {event.error}",
+                message=f"{of}a frame of {event.size} bytes holds no valid message: {event.error}",
                 error=event.error,
                 context=self._context,
             ),
