@@ -468,6 +468,7 @@ class HttpClientChannel(MessageChannel):
             await trio.lowlevel.checkpoint_if_cancelled()
             if self._state.is_open:
                 self._state.move(ChannelState.CLOSING)
+                self._inbox.wake()  # before the server ends what it hears is over
                 with (
                     trio.move_on_after(self._options.close_timeout),
                     # It may fail meanwhile, or another task may abort it.

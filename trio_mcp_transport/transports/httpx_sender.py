@@ -8,6 +8,7 @@ what the client is made of tells which exceptions it raises.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -177,13 +178,15 @@ class _RoundTrip(AbstractAsyncContextManager[HttpResponse]):
         self._arguments = (method, url, headers, body, on_written)
         self._head_timeout = head_timeout
         self._response: _Response | None = None
+        self._given: _HttpxResponse | None = None
 
     async def __aenter__(self) -> HttpResponse:
         with trio.move_on_after(self._head_timeout):
             self._response = await self._sender.send(*self._arguments)
         if self._response is None:
             raise RequestTimeout(f"the response did not begin within {self._head_timeout:g} s")
-        return _HttpxResponse(self._sender, self._response)
+        self._given = _HttpxResponse(self._sender, self._response)
+        return self._given
 
     async def __aexit__(
         self,
@@ -192,7 +195,9 @@ class _RoundTrip(AbstractAsyncContextManager[HttpResponse]):
         traceback: TracebackType | None,
     ) -> None:
         assert self._response is not None
+        assert self._given is not None
         with trio.move_on_after(MAX_CANCELLED_CLOSE_SECONDS, shield=True):
+            await self._given.unwind()
             await self._response.aclose()
 
 
@@ -223,6 +228,20 @@ class _HttpxResponse(HttpResponse):
                 raise self._sender.translate(error, "in the middle of the response") from error
             return chunk
         return b""
+
+    async def unwind(self) -> None:
+        """End the library's generators, which the garbage collector would find otherwise.
+
+        They lie in each other, and only what is raised in the innermost ends them all.
+        """
+        if self._ended:
+            return
+        self._ended = True
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            with contextlib.suppress(Exception):  # nobody reads on
+                async for _ in self._chunks:
+                    pass
 
 
 async def _lone(content: bytes) -> AsyncIterator[bytes]:
