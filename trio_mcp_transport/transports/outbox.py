@@ -193,8 +193,12 @@ class Outbox:
                 written = self._send_nowait(data)
             except trio.BrokenResourceError as error:
                 cause = stream_lost(error, "while sending")
-                self._on_failure(cause)
-                raise cause.again() from cause
+                try:
+                    self._on_failure(cause)
+                    raise cause.again() from cause
+                finally:
+                    # It knows this frame by its traceback, and the frame the bytes.
+                    del cause, data
             self.bytes_written += written
             if written == len(data):
                 return
@@ -261,6 +265,7 @@ class Outbox:
     async def _write(self) -> None:
         """The writer: never raises but `Cancelled`, which breaks the channel too."""
         failure: ChannelBroken | None = None
+        piece: bytes | memoryview = b""
         try:
             with trio.CancelScope() as scope:
                 while self._rest is not None or self._queue:
@@ -283,15 +288,26 @@ class Outbox:
                 failure = stream_lost(error, "while sending")
         except BaseException as error:
             # Some of a frame may be written and some not: nothing may follow it.
-            lost = ConnectionLost("the task that writes was cancelled")
-            lost.__cause__ = error
-            self._on_failure(lost)
+            self._on_failure(_cancelled(error))
             raise
         finally:
             self._writing = False
+            # A cause knows this frame by its traceback. Neither may the frame know the cause,
+            # or both stay until the next garbage collection, nor may what was not written
+            # stay for as long as somebody keeps the cause.
+            piece = b""
         if failure is not None:
-            self._on_failure(failure)
+            try:
+                self._on_failure(failure)
+            finally:
+                failure = None
 
     def _wake_flushed(self) -> None:
         while self._flushing and self._flushing[0][0] <= self.bytes_written:
             trio.lowlevel.reschedule(self._flushing.popleft()[1])
+
+
+def _cancelled(error: BaseException) -> ConnectionLost:
+    lost = ConnectionLost("the task that writes was cancelled")
+    lost.__cause__ = error
+    return lost

@@ -157,6 +157,7 @@ class SocketStream(trio.abc.HalfCloseableStream):
                 await self._send_octets(octets)
         finally:
             self._sending = False
+            del data  # or whoever keeps the exception keeps it
 
     async def _send_octets(self, octets: memoryview) -> None:
         await trio.lowlevel.checkpoint_if_cancelled()
