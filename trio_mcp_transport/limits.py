@@ -30,6 +30,7 @@ __all__ = [
     "DEFAULT_MAX_UNSENT_BYTES",
     "DEFAULT_OUTBOX_BYTES",
     "DISCOVER_PROBE_TIMEOUT",
+    "EVENT_STORE_TIMEOUT",
     "EXCHANGE_GRACE_TIMEOUT",
     "HTTP_BODY_TIMEOUT",
     "HTTP_CLIENT_IDLE_TIMEOUT",
@@ -142,6 +143,9 @@ PROGRESS_PER_SECOND = 20.0
 DEFAULT_MAX_EXCHANGES = 1000
 #: Legacy sessions of one server at a time; each may hold tables and a standalone stream.
 DEFAULT_MAX_SESSIONS = 1000
+#: Seconds that an event store may take for one call; then the exchange that waits for it
+#: fails, and nothing is held up by a store that never answers.
+EVENT_STORE_TIMEOUT = 30.0
 #: Bytes that all responses of one HTTP server hold for clients that do not take them: 16
 #: of the largest messages, or 256 KiB for each of 1,000 connections.
 DEFAULT_MAX_UNSENT_BYTES = 256 * 1024 * 1024

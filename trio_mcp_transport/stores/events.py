@@ -18,6 +18,9 @@ __all__ = ["EventRecord", "EventStore", "Replay"]
 class EventStore(ABC):
     """An event store. Every method may wait; cancelling one leaves it done or not done.
 
+    Who waits for it gives up after `EVENT_STORE_TIMEOUT` seconds, cancels the call and takes
+    the store for failed: the exchange whose words it did not take fails.
+
     A store is bounded and forgets the oldest events first; a stream that has lost events is
     not replayed over the gap.
     """

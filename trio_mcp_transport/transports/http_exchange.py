@@ -113,14 +113,17 @@ class ExchangeChannel(HttpServerChannel):
 
     def end(self, cause: ChannelBroken) -> None:
         """The session has ended: stop at once, and end the response as far as it is."""
-        if not self.writer.ended:
-            # Not through the outflow: what the store has of a session goes with it.
-            events = self.writer.end().events
-            carrier = self.outflow.carrier
-            if carrier is not None and events:
-                carrier.on_gone = None
-                carrier.write(*events)
-                self.outflow.carrier = None
+        # Not through the outflow: what the store has of a session goes with it.
+        events = () if self.writer.ended else self.writer.end().events
+        carrier = self.outflow.carrier
+        if carrier is not None and events and not self.outflow.is_storing:
+            carrier.on_gone = None
+            self.outflow.carrier = None
+            carrier.write(*events)
+        self._stop(cause)
+
+    def _stop(self, cause: ChannelBroken) -> None:
+        # A connection that is still there waits for what the store has not taken: it breaks off.
         self.abort(cause)
         self._cancel()
 
@@ -223,7 +226,11 @@ class ExchangeChannel(HttpServerChannel):
     def _tick(self) -> None:
         """It was silent for long."""
         if self._lost or self._gives_up_at <= trio.current_time():
-            self.end(ConnectionLost("the client went away and did not come back in time"))
+            # The session goes on, and whoever comes back after all learns that this is over.
+            step = NOTHING if self.writer.ended else self.writer.end()
+            self._stop(ConnectionLost("the client went away and did not come back in time"))
+            if step.finished:
+                self.outflow.put_last(step)
             return
         self.outflow.put(self._break_silence, 0)
         self._arm()

@@ -28,7 +28,7 @@ from ..sansio.http1 import EndOfBody
 from ..sansio.mcp_http.streams import Step
 
 if TYPE_CHECKING:
-    from .http_service import HttpRequestStream
+    from .http_request import HttpRequestStream
 
 __all__ = ["Act", "AsyncAct", "Outflow", "StoreStep"]
 
@@ -54,6 +54,8 @@ class Outflow:
         carrier: See above; may be replaced.
         on_failure: Called with what the store raised; then nothing more is done.
         size: Bytes that wait here.
+        is_storing: Whether a step was made that the store is still to take: its events are
+            not written yet, so nothing else may be.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Outflow:
         self.carrier = carrier
         self.on_failure: Callable[[Exception], object] | None = None
         self.size = 0
+        self.is_storing = False
         self._last: HttpRequestStream | None = None  # whose response is complete
         self.nursery = nursery
         self._limit = limit
@@ -102,6 +105,11 @@ class Outflow:
             self._start()
         else:
             self._write(act())
+
+    def put_last(self, step: Step) -> None:
+        """Do the last step of a stream, whether or not `close` came before."""
+        self._queue.append((lambda: step, 0))
+        self._start()
 
     def put_async(self, act: AsyncAct, on_dropped: Callable[[], object]) -> None:
         """Do an act that must wait, after those before it and before those after it.
@@ -192,7 +200,11 @@ class Outflow:
                     made = act()
                     step = made if isinstance(made, Step) else await made
                     if (step.records or step.finished) and self._store is not None:
-                        await self._store(step)
+                        self.is_storing = True
+                        try:
+                            await self._store(step)
+                        finally:
+                            self.is_storing = False
                     self.size = max(0, self.size - size)
                     self._write(step)
                 elif self.carrier is not None and not self._fits(self._line[0][2]):

@@ -5,14 +5,14 @@ Shared by `HttpService`, which sees to requests and exchanges, and `HttpSessions
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager, suppress
 from functools import partial
 
 import trio
 
 from ..abc import ChannelContext, ChannelEvent, EventHandler, MessageChannel
-from ..limits import ChannelOptions
+from ..limits import EVENT_STORE_TIMEOUT, ChannelOptions
 from ..reporting import lone_exception, report
 from ..sansio.mcp_http.options import HttpServerOptions
 from ..sansio.mcp_http.sessions import SessionRecord
@@ -21,6 +21,7 @@ from ..stores.events import EventStore
 from .deadlines import Deadlines
 from .http_outflow import Outflow, StoreStep
 from .http_request import HttpRequestStream
+from .http_session import HttpSession
 
 __all__ = ["HttpRuntime"]
 
@@ -81,19 +82,34 @@ class HttpRuntime:
         store: StoreStep | None = None
         if stream.numbered and record is not None and self.store is not None:
             store = partial(self._keep, self.store, record.id, stream.name)
-        return Outflow(
+        outflow = Outflow(
             nursery=self.nursery,
             limit=self.channel_options.outbox_bytes,
             carrier=carrier,
             store=store,
         )
+        if store is not None and record is not None and isinstance(record.owner, HttpSession):
+            record.owner.outflows.add(outflow)
+        return outflow
 
-    @staticmethod
-    async def _keep(store: EventStore, session: str, stream: str, step: Step) -> None:
-        if step.records:
-            await store.append(session, stream, step.records)
-        if step.finished:
-            await store.finish(session, stream)
+    @contextmanager
+    def store_deadline(self) -> Generator[None, None, None]:
+        """Bound what is asked of the event store in the block.
+
+        Raises:
+            TimeoutError: It took longer than `EVENT_STORE_TIMEOUT`.
+        """
+        with trio.move_on_after(EVENT_STORE_TIMEOUT) as scope:
+            yield
+        if scope.cancelled_caught:
+            raise TimeoutError(f"the event store took longer than {EVENT_STORE_TIMEOUT:g} s")
+
+    async def _keep(self, store: EventStore, session: str, stream: str, step: Step) -> None:
+        with self.store_deadline():
+            if step.records:
+                await store.append(session, stream, step.records)
+            if step.finished:
+                await store.finish(session, stream)
 
     def _timer_failed(self, error: Exception) -> None:
         self.report("request.failed", f"what a timer does failed: {error!r}", error)

@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
+from weakref import WeakSet
 
 import trio
 
@@ -45,12 +46,15 @@ class HttpSession:
         record: The record.
         shared: What the contexts of all its channels carry.
         channel: The session's own channel, once it is open.
+        outflows: Of its streams that are kept, as long as they are in use: also of exchanges
+            that are over while the store is still taking their last words.
     """
 
     def __init__(self, record: SessionRecord) -> None:
         self.record = record
         self.shared = ChannelSession(record.id, record.principal)
         self.channel: SessionChannel | None = None
+        self.outflows: WeakSet[Outflow] = WeakSet()
 
 
 class SessionChannel(HttpServerChannel):

@@ -8,6 +8,7 @@ down in one place, `HttpSessions.tear_down`, whatever ended it.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import msgspec
@@ -163,7 +164,8 @@ class HttpSessions:
         replay = None
         if runtime.store is not None:
             try:
-                replay = await runtime.store.replay(record.id, cursor.stream, cursor.number)
+                with runtime.store_deadline():
+                    replay = await runtime.store.replay(record.id, cursor.stream, cursor.number)
             except Exception as error:
                 runtime.report("store.failed", f"a replay failed: {error!r}", error)
                 write_reply(carrier, error_reply(500, -32603, "Internal error"))
@@ -195,22 +197,37 @@ class HttpSessions:
         session, record.owner = record.owner, None
         if not isinstance(session, HttpSession):
             return
-        outflows: list[Outflow] = []
         for writer in list(record.exchanges.values()):
             if isinstance(writer.owner, ExchangeChannel):
-                outflows.append(writer.owner.outflow)
-                writer.owner.end(ConnectionLost("the session has ended"))
+                cause = ConnectionLost("the session has ended")
+                self._end_member(writer.owner, partial(writer.owner.end, cause))
         if session.channel is not None:
-            outflows.append(session.channel.outflow)
-            session.channel.end(runtime.channel_options.close_timeout)
+            patience = runtime.channel_options.close_timeout
+            self._end_member(session.channel, partial(session.channel.end, patience))
         if runtime.store is not None:
+            outflows = list(session.outflows)
             runtime.nursery.start_soon(self._drop, runtime.store, record.id, outflows)
+
+    def _end_member(
+        self, channel: ExchangeChannel | SessionChannel, end: Callable[[], object]
+    ) -> None:
+        """End one channel of a session; if that fails, the others end all the same."""
+        try:
+            end()
+        except Exception as error:
+            self._runtime.report(
+                "session.failed", f"ending a channel failed: {error!r}", error, channel.context
+            )
+            channel.abort()
+            if channel.scope is not None:
+                channel.scope.cancel()
 
     async def _drop(self, store: EventStore, session: str, outflows: list[Outflow]) -> None:
         try:
             for outflow in outflows:
                 await outflow.settle()  # what is stored later would stay for ever
-            await store.drop(session)
+            with self._runtime.store_deadline():
+                await store.drop(session)
         except Exception as error:
             self._runtime.report("store.failed", f"forgetting a session failed: {error!r}", error)
 
