@@ -69,8 +69,9 @@ class HttpClientChannel(MessageChannel):
         context: Facts about the endpoint.
         options: `max_message_bytes`, the inbox's, `close_timeout` and `idle_read_timeout`
             count here; there is no outbox.
-        on_event: Gets ``message.dropped``, ``message.malformed``, ``send.failed``,
-            ``session.lost``, ``session.renewed``, ``stream.lost`` and ``tool.rejected``.
+        on_event: Gets ``connection.failed``, ``message.dropped``, ``message.malformed``,
+            ``send.failed``, ``session.kept``, ``session.lost``, ``session.renewed``,
+            ``stream.lost`` and ``tool.rejected``.
         owns_sender: Whether the sender is closed with the channel.
 
     Attributes:
