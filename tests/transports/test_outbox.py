@@ -207,6 +207,29 @@ async def test_a_large_message_goes_out_in_slices(nursery: trio.Nursery) -> None
     assert b"".join(stream.written) == data
 
 
+async def test_what_was_written_of_a_large_message_is_let_go(nursery: trio.Nursery) -> None:
+    kept: list[tuple[int, int]] = []
+
+    class Watched(NowaitStream):
+        async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+            assert isinstance(data, memoryview)
+            assert isinstance(data.obj, bytes)
+            kept.append((outbox.size, len(data.obj)))
+            await super().send_all(data)
+
+    data = bytes(range(256)) * (WRITE_SLICE_BYTES // 16)  # 16 slices
+    for at_once in (0, 11):
+        stream = Watched()
+        stream.room = WRITE_SLICE_BYTES * at_once
+        outbox, _ = make(stream, nursery)
+        outbox.put(data)
+        stream.let(16)
+        await outbox.flush()
+        assert b"".join(stream.written) == data
+    assert len(kept) == 16 + 5
+    assert all(memory <= 2 * size for size, memory in kept)
+
+
 async def test_a_cancel_never_overtakes_its_request(nursery: trio.Nursery) -> None:
     stream = GatedStream()
     outbox, _ = make(stream, nursery)

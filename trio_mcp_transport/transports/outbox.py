@@ -40,6 +40,17 @@ class SupportsSendNowait(Protocol):
         """Write what fits now; return how many bytes, 0 when it would block."""
 
 
+def _without_what_is_gone(rest: memoryview) -> memoryview:
+    """The rest of a frame, with at most as much again of what was written before it.
+
+    Else a peer that takes all but the last bytes of large frames would hold far more memory
+    than the bytes that wait.
+    """
+    if len(rest) * 2 <= len(rest.obj):  # type: ignore[arg-type]  # bytes, as all frames are
+        return memoryview(bytes(rest))
+    return rest
+
+
 class Outbox:
     """The sending half of one stream channel.
 
@@ -251,6 +262,7 @@ class Outbox:
                     size += len(part)
                 return b"".join(parts)
             rest = memoryview(first)
+        rest = _without_what_is_gone(rest)
         piece, left = rest[:WRITE_SLICE_BYTES], rest[WRITE_SLICE_BYTES:]
         self._rest = left if len(left) else None
         return piece
