@@ -6,7 +6,7 @@ import pytest
 import trio
 from exchange_channel import LEGACY, MODERN, PushedChannel, modern, request
 
-from trio_mcp_transport.abc import ChannelEvent, ChannelSession
+from trio_mcp_transport.abc import ChannelEvent, ChannelSession, ChannelState
 from trio_mcp_transport.context import Context, Session
 from trio_mcp_transport.errors import LocalProtocolError, MethodNotFound, RpcError
 from trio_mcp_transport.hub import Hub
@@ -51,6 +51,10 @@ async def serve(
         )
         await Peer(channel, router).run()
     return channel
+
+
+async def wait_for_ever(ctx: Context) -> object:
+    await trio.sleep_forever()
 
 
 def result_of(message: Message) -> object:
@@ -202,6 +206,34 @@ async def test_a_graceful_end_lets_an_exchange_finish() -> None:
         go_on.set()
     assert error_of(channel.answers[2]).error.code == 503
     assert list(channel.answers) == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("message", "early"),
+    [(modern(1, "m"), False), (Notification("n"), False), (Notification("n"), True)],
+    ids=["a request", "a notification", "a notification that comes after the stop"],
+)
+async def test_an_exchange_does_not_outlast_the_drain(
+    message: Message, early: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    router = make_router()
+    router.method("m")(wait_for_ever)
+    router.notification("n")(wait_for_ever)
+    async with trio.open_nursery() as nursery:
+        channel = PushedChannel(nursery, message)
+        peer = Peer(channel, router, drain=3)
+        if early:
+            peer.end_soon()
+        nursery.start_soon(peer.run)
+        await trio.testing.wait_all_tasks_blocked()
+        peer.end_soon()
+        began = trio.current_time()
+        with trio.fail_after(60):
+            await peer.wait_closed()
+        assert trio.current_time() == began + 3
+    # Closed in good order, which gives an error to what has no answer.
+    assert channel.state is ChannelState.CLOSED
+    assert not channel.answers
 
 
 async def test_an_exception_of_a_handler_stays_in_its_exchange() -> None:

@@ -50,7 +50,11 @@ class Bed(NamedTuple):
 
 @asynccontextmanager
 async def serving(
-    *, exchange: bool, child_limit: int = 2**24, max_children: int = 32
+    *,
+    exchange: bool,
+    child_limit: int = 2**24,
+    max_children: int = 32,
+    stop: trio.Event | None = None,
 ) -> AsyncGenerator[Bed]:
     """A gateway that serves one client."""
     events: list[ChannelEvent] = []
@@ -87,7 +91,7 @@ async def serving(
 
     async def serve(served: MemoryChannel) -> None:
         async with served:
-            await gateway.serve(served)
+            await gateway.serve(served, stop=stop, drain=3)
 
     async with trio.open_nursery() as nursery:
         await nursery.start(gateway.run)
@@ -214,3 +218,25 @@ async def test_a_session_with_something_in_work_makes_no_room(
         begun = trio.current_time()
         await bed.children.receive()
         assert 10 <= trio.current_time() - begun <= 20
+
+
+@pytest.mark.parametrize("exchange", [True, False], ids=["an exchange", "a session"])
+async def test_what_is_not_done_when_the_drain_is_over_is_cut_off(
+    exchange: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    stop = trio.Event()
+    async with serving(exchange=exchange, stop=stop) as bed:
+        child, request = await bed.begin(7)
+        stop.set()
+        began = trio.current_time()
+        told = await child.receive()
+        assert trio.current_time() == began + 3
+        assert isinstance(told, Notification)
+        assert told.params_as(dict[str, object]) == {"requestId": request.id}
+        if exchange:  # an HTTP channel answers for itself when it is closed
+            with pytest.raises(trio.EndOfChannel):
+                await bed.client.receive()
+        else:
+            answer = await bed.client.receive()
+            assert isinstance(answer, ErrorResponse)
+            assert answer.id == 7

@@ -38,6 +38,7 @@ from .jsonrpc import (
     relate,
 )
 from .lifecycle import Negotiated, negotiate
+from .limits import DEFAULT_DRAIN_SECONDS
 from .peer import Peer
 from .reporting import report
 from .restart import RestartPolicy
@@ -134,18 +135,31 @@ class Gateway:
         """
         return self._shared.header_schema(tool)
 
-    async def serve(self, channel: MessageChannel) -> None:
+    async def serve(
+        self,
+        channel: MessageChannel,
+        *,
+        stop: trio.Event | None = None,
+        drain: float = DEFAULT_DRAIN_SECONDS,
+    ) -> None:
         """The handler: serve one channel of an HTTP server until it or its child ends.
+
+        Args:
+            channel: Closed by whoever called.
+            stop: Once it is set, what is in work may finish.
+            drain: Seconds for that. Then it gets an error, and this ends.
 
         Raises:
             ChannelBroken: The client's channel failed.
         """
         if channel.context.exchange:
-            await self._shared.serve(channel)
+            await self._shared.serve(channel, stop, drain)
         else:
-            await self._serve_session(channel)
+            await self._serve_session(channel, stop, drain)
 
-    async def _serve_session(self, channel: MessageChannel) -> None:
+    async def _serve_session(
+        self, channel: MessageChannel, stop: trio.Event | None, drain: float
+    ) -> None:
         over = trio.Event()
         try:
             await self._take_place()
@@ -153,7 +167,7 @@ class Gateway:
             session = _Session(channel, child, self._on_event)
             self._sessions.add(session)
             try:
-                await session.run()
+                await session.run(stop, drain)
             finally:
                 self._sessions.discard(session)
         except ConnectFailed as error:
@@ -227,18 +241,34 @@ class _Session:
         self._scope = trio.CancelScope()
         self.active_at = trio.current_time()
 
-    async def run(self) -> None:
-        """Pass on what both say, until one of them has ended.
+    async def run(self, stop: trio.Event | None, drain: float) -> None:
+        """Pass on what both say, until one of them has ended, or `drain` seconds after `stop`.
 
         Raises:
             ChannelBroken: The client's channel failed.
         """
         with self._scope:
             async with trio.open_nursery() as self._nursery:
+                if stop is not None:
+                    self._nursery.start_soon(self._end_after, stop, drain)
                 self._nursery.start_soon(self._from_client)
                 self._nursery.start_soon(self._from_child)
         if self._failure is not None:
             raise self._failure.again()
+
+    async def _end_after(self, stop: trio.Event, drain: float) -> None:
+        await stop.wait()
+        await trio.sleep(drain)
+        with suppress(ChannelBroken, trio.ClosedResourceError):
+            await self._fail_in_flight("the server is shutting down")
+            for new_id in self._table.forget(_CLIENT)[0]:
+                cancelled = Notification("notifications/cancelled", {"requestId": new_id})
+                await self._child.send(cancelled)  # a child may not end before its work does
+        self._scope.cancel()
+
+    async def _fail_in_flight(self, text: str) -> None:
+        for passed in self._table.in_flight():
+            await self._client.send(error_answer(passed.request_id, text))
 
     @property
     def is_idle(self) -> bool:
@@ -308,8 +338,7 @@ class _Session:
             ChannelEvent(name="child.ended", message=message_, context=self._client.context),
         )
         # What is in flight will not be answered; the session ends with this.
-        for passed in self._table.in_flight():
-            await self._client.send(error_answer(passed.request_id, "the server has ended"))
+        await self._fail_in_flight("the server has ended")
         self._scope.cancel()
 
     async def _to_client(self, message: Message) -> None:
@@ -330,7 +359,9 @@ class _Session:
             await self._ask_client(message)
 
     async def _ask_client(self, request: Request) -> None:
-        self._table.ask(request, _CLIENT)
+        if not self._table.ask(request, _CLIENT):
+            await self._child.send(error_answer(request.id, "too many requests are not answered"))
+            return
         related = self._unrelated()
         try:
             await self._client.send(relate(request, related))

@@ -272,8 +272,11 @@ class SharedChild:
 
     # -- exchanges ----------------------------------------------------------------------
 
-    async def serve(self, channel: MessageChannel) -> None:
+    async def serve(self, channel: MessageChannel, stop: trio.Event | None, drain: float) -> None:
         """Serve an exchange until all of it is answered, or its client is gone.
+
+        Or until `drain` seconds after `stop`: whoever closes the channel then gives what is
+        not answered an error.
 
         Raises:
             ChannelBroken: The client has gone away.
@@ -282,6 +285,8 @@ class SharedChild:
         async with trio.open_nursery() as nursery:
             exchange = _Exchange(channel, nursery.cancel_scope)
             nursery.start_soon(exchange.pump)
+            if stop is not None:
+                nursery.start_soon(_cancel_after, stop, drain, nursery.cancel_scope)
             try:
                 await self._feed(exchange)
             except ChannelBroken as error:
@@ -326,6 +331,12 @@ class SharedChild:
                 cancelled = Notification("notifications/cancelled", {"requestId": new_id})
                 with suppress(ChannelBroken, trio.ClosedResourceError):
                     self._child.send_control(cancelled)
+
+
+async def _cancel_after(stop: trio.Event, drain: float, scope: trio.CancelScope) -> None:
+    await stop.wait()
+    await trio.sleep(drain)
+    scope.cancel()
 
 
 class _Tool(msgspec.Struct):

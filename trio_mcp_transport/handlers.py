@@ -239,12 +239,14 @@ class Handlers:
 
     async def _run_notifications(self) -> None:
         """Run notification handlers, one after the other; ends when none is left."""
-        while self._notifications:
-            work, size = self._notifications.popleft()
-            await self.guard(work, "a notification's handler")
-            self.held -= size
-        self._notifying = False
-        self._note_idle()
+        try:
+            while self._notifications:
+                work, size = self._notifications.popleft()
+                await self.guard(work, "a notification's handler")
+                self.held -= size
+        finally:
+            self._notifying = False
+            self._note_idle()
 
     def _start(self, incoming: _Incoming) -> None:
         assert self._tasks is not None

@@ -70,12 +70,16 @@ class LentNursery:
             if self._idle is not None and not self._scopes:
                 self._idle.set()
 
+    def cancel(self) -> None:
+        """Cancel what runs here now."""
+        for scope in self._scopes:
+            scope.cancel()
+
     async def aclose(self) -> None:
         """Cancel what runs here, and wait until it has ended. No checkpoint if nothing does."""
         if not self._scopes:
             return
         self._idle = trio.Event()
-        for scope in self._scopes:
-            scope.cancel()
+        self.cancel()
         with trio.CancelScope(shield=True):  # as the end of a nursery waits
             await self._idle.wait()

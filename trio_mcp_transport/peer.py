@@ -243,13 +243,13 @@ class Peer:
                 self._start_kept()
             if stop is not None:
                 tasks.start_soon(self._stop_on, stop)
+            if self._incoming.draining:
+                self._end_when_drained()
             if first is not None:
                 await self._handlers.handle(first)
             if self._is_exchange:
                 await self._handlers.wait_idle()
             else:
-                if self._incoming.draining:
-                    self._end_when_drained()
                 await self._closed.wait()
         finally:
             self._finish(trio.ClosedResourceError("this side closed the peer"))
@@ -293,14 +293,17 @@ class Peer:
         self._end_when_drained()
 
     def _end_when_drained(self) -> None:
-        # An exchange ends with its last answer.
-        if not self._is_exchange and self._tasks is not None:
+        if self._tasks is not None:
             self._tasks.start_soon(self._end_drained)
 
     async def _end_drained(self) -> None:
         await self._handlers.drain(self._drain)
         self._handlers.cancel_all()
-        await self.channel.aclose()  # which ends the reader, and that the rest
+        if self._is_exchange and isinstance(self._tasks, LentNursery):
+            # With the last of them it ends; what was not answered then gets an error.
+            self._tasks.cancel()
+        else:
+            await self.channel.aclose()  # which ends the reader, and that the rest
 
     async def drain(self) -> None:
         """Before stopping: let handlers finish what has begun, within `drain` seconds.

@@ -14,6 +14,7 @@ from trio_mcp_transport.jsonrpc import (
     Response,
     decode_message,
 )
+from trio_mcp_transport.limits import MAX_ABANDONED_IDS
 from trio_mcp_transport.sansio.mcp_http.bridge_ids import ChildTable
 
 pytestmark = pytest.mark.sansio
@@ -200,6 +201,17 @@ def test_the_child_may_take_back_what_it_has_asked() -> None:
     assert routed.message is cancel
     assert not table.accept_answer(Response(5, Raw(b"{}")))
     assert not table.give_up_asking(5)
+
+
+def test_a_child_may_not_ask_without_end() -> None:
+    table: ChildTable[str] = ChildTable()
+    for number in range(MAX_ABANDONED_IDS):
+        assert table.ask(request(f'"id":{number},"method":"roots/list"'), "a")
+    one_more = request('"id":"q","method":"roots/list"')
+    assert not table.ask(one_more, "a")
+    assert not table.accept_answer(Response("q", Raw(b"{}")))
+    assert table.accept_answer(Response(0, Raw(b"{}")))
+    assert table.ask(one_more, "a")
 
 
 def test_a_client_that_is_gone_leaves_nothing() -> None:

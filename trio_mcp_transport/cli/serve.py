@@ -171,7 +171,7 @@ async def _serve(
         context = channel.context
         try:
             if gateway is not None and (context.exchange or context.session is not None):
-                await gateway.serve(channel)
+                await gateway.serve(channel, stop=shutdown.requested, drain=drain)
             else:
                 await handler(channel, shutdown.requested)
         except ChannelBroken:

@@ -211,9 +211,16 @@ class ChildTable(Generic[Origin]):
             original = bytes(passed.token)
         return Routed(_with_param(notification, original, *path), passed)
 
-    def ask(self, request: Request, origin: Origin | None) -> None:
-        """The child asks something of a client; None for nobody in particular."""
+    def ask(self, request: Request, origin: Origin | None) -> bool:
+        """The child asks something of a client; None for nobody in particular.
+
+        Returns:
+            False if too much of what it has asked is not answered yet: ask nobody.
+        """
+        if len(self._asked) >= MAX_ABANDONED_IDS and request.id not in self._asked:
+            return False
         self._asked[request.id] = origin
+        return True
 
     def in_flight(self) -> list[Passed[Origin]]:
         """The requests that are not answered yet, the oldest first."""
