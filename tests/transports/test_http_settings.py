@@ -14,7 +14,9 @@ from trio_mcp_transport.http_endpoints import (
     SseTlsEndpoint,
 )
 from trio_mcp_transport.limits import (
+    HTTP_BODY_TIMEOUT,
     HTTP_CLIENT_IDLE_TIMEOUT,
+    HTTP_HEAD_TIMEOUT,
     HTTP_IDLE_TIMEOUT,
     ChannelOptions,
 )
@@ -96,7 +98,17 @@ def test_a_server_keeps_idle_connections_longer_than_a_client() -> None:
 def test_the_defaults_of_endpoints_are_those_of_whoever_uses_them() -> None:
     assert server_options(PLAIN) == HttpServerOptions(path="/mcp")
     assert admission_policy(PLAIN) == AdmissionPolicy()
-    assert connection_options(PLAIN).body_timeout == HttpConnectionOptions().body_timeout
+    # These of every transport hold as well, and are shorter.
+    shorter = msgspec.structs.replace(
+        HttpConnectionOptions(),
+        head_timeout=min(HTTP_HEAD_TIMEOUT, ChannelOptions().handshake_timeout),
+        body_timeout=min(HTTP_BODY_TIMEOUT, ChannelOptions().handshake_timeout),
+        keep_alive_timeout=min(HTTP_IDLE_TIMEOUT, ChannelOptions().idle_read_timeout),
+    )
+    assert connection_options(PLAIN) == shorter
+    default = HttpConnectionOptions()
+    constants = (HTTP_HEAD_TIMEOUT, HTTP_BODY_TIMEOUT, HTTP_IDLE_TIMEOUT)
+    assert (default.head_timeout, default.body_timeout, default.keep_alive_timeout) == constants
 
 
 @pytest.mark.parametrize("name", SERVER_FIELDS)

@@ -37,7 +37,13 @@ import trio
 
 from ..abc import ChannelBroken, ChannelEvent, EventHandler
 from ..errors import LocalProtocolError, RemoteProtocolError
-from ..limits import READ_CHUNK_BYTES, ChannelOptions
+from ..limits import (
+    HTTP_BODY_TIMEOUT,
+    HTTP_HEAD_TIMEOUT,
+    HTTP_IDLE_TIMEOUT,
+    READ_CHUNK_BYTES,
+    ChannelOptions,
+)
 from ..reporting import lone_exception, report
 from ..sansio.headers import Headers
 from ..sansio.http1 import (
@@ -84,10 +90,10 @@ class HttpConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     limits: Http1Limits = Http1Limits()
-    head_timeout: float = 10.0
-    body_timeout: float = 60.0
-    keep_alive_timeout: float = 75.0
-    write_timeout: float = 30.0
+    head_timeout: float = HTTP_HEAD_TIMEOUT
+    body_timeout: float = HTTP_BODY_TIMEOUT
+    keep_alive_timeout: float = HTTP_IDLE_TIMEOUT
+    write_timeout: float = ChannelOptions().write_timeout
 
 
 class HttpConnection:
