@@ -7,6 +7,7 @@ from http1_corpus import CHUNKED, GET, POST, REFUSED, REFUSED_BODIES, with_line
 from http1_machines import Body, ServedRequests, served, statuses
 
 from trio_mcp_transport.errors import ConfigurationError, RemoteProtocolError
+from trio_mcp_transport.sansio.headers import Headers
 from trio_mcp_transport.sansio.http1 import Http1Limits, RequestHead
 from trio_mcp_transport.sansio.http1_server import Http1Server
 from trio_mcp_transport.sansio.machine import NEED_DATA, PAUSED, EndOfData
@@ -241,3 +242,11 @@ def test_nothing_is_read_before_a_verdict() -> None:
     assert machine.next_event() is PAUSED
     assert machine.trailing_data == (b"hello" + GET, False)
     assert machine.buffered == len(GET) + 5
+
+
+def test_a_head_is_shown_without_its_query_and_the_values_of_its_headers() -> None:
+    head = RequestHead("GET", "/messages?session=s3cret", Headers([("Cookie", "s3cret")]))
+    assert repr(head) == (
+        "RequestHead(method='GET', target='/messages?...', headers=Headers(cookie))"
+    )
+    assert "target='/mcp'" in repr(RequestHead("GET", "/mcp"))

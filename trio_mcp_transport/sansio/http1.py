@@ -74,6 +74,12 @@ class RequestHead(msgspec.Struct, frozen=True):
     upgrade: str | None = None
     http_version: str = "1.1"
 
+    def __repr__(self) -> str:
+        # A query may hold secrets, as the id of a session.
+        path, mark, _ = self.target.partition("?")
+        shown = path + "?..." if mark else path
+        return f"RequestHead(method={self.method!r}, target={shown!r}, headers={self.headers!r})"
+
     @property
     def path(self) -> str:
         """The path of the target, not decoded; ``*`` for that target."""
