@@ -12,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import gc
 import os
+import signal
 import stat
 import sys
 import threading
@@ -25,6 +26,11 @@ from trio_mcp_transport import reporting
 HAS_PROC = sys.platform == "linux"
 #: Only waited for when a thread is still there: one that was told to end may need a moment.
 THREAD_GRACE_SECONDS = 1.0
+
+# Shells start background jobs with SIGINT ignored, and every program that the tests start
+# and interrupt would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def open_descriptors() -> dict[int, str]:
