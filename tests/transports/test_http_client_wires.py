@@ -26,6 +26,7 @@ from trio_mcp_transport import (
     Message,
     Notification,
     Request,
+    RequestIdInUse,
     Response,
     UnexpectedRedirect,
 )
@@ -108,6 +109,33 @@ async def test_an_answer_may_come_before_the_post_is_taken(
         await channel.receive()
     await wait_all_tasks_blocked()
     assert server.open == 0
+    channel.abort()
+
+
+async def test_an_id_that_is_in_flight_is_refused(
+    nursery: trio.Nursery, server: ScriptedServer
+) -> None:
+    channel = make_channel(nursery, server, sse_only=True)
+    _, stream = await open_sse(nursery, server, channel)
+    await channel.send(Request(1, "m"))
+    (await server.next("m")).respond(202)
+    with pytest.raises(RequestIdInUse):
+        await channel.send_many([Request(2, "n"), Request(1, "n")])
+    with pytest.raises(RequestIdInUse):
+        await channel.send_many([Request(3, "n"), Request(3, "n")])
+    with pytest.raises(RequestIdInUse):
+        channel.try_send(Request(1, "n"))
+    await channel.send(Request("1", "other"))  # another id
+    (await server.next("other")).respond(202)
+    stream.feed(event(Response(1, {})) + event(Response("1", {})))
+    assert len(await channel.receive_many()) == 2
+    await channel.send(Request(1, "again"))  # it is free again
+    (await server.next("again")).respond(202)
+    stream.feed(event(Response(1, {})))
+    await channel.receive()
+    await channel.send_eof()
+    with pytest.raises(trio.EndOfChannel), trio.fail_after(5):
+        await channel.receive()
     channel.abort()
 
 

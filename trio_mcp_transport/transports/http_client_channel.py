@@ -33,7 +33,7 @@ from ..abc import (
     IdleTimeout,
     MessageChannel,
 )
-from ..errors import InvalidHttpResponse, MessageTooLarge, TransportError
+from ..errors import InvalidHttpResponse, MessageTooLarge, RequestIdInUse, TransportError
 from ..jsonrpc import Message, Notification, encode_message
 from ..limits import ChannelOptions
 from ..reporting import report
@@ -211,7 +211,12 @@ class HttpClientChannel(MessageChannel):
         await self.send_many((value,))
 
     async def send_many(self, values: Sequence[Message]) -> None:
-        """Send several messages, all or none. See `MessageChannel.send_many`."""
+        """Send several messages, all or none. See `MessageChannel.send_many`.
+
+        Raises:
+            RequestIdInUse: Over HTTP+SSE, where answers are told apart by their id alone: a
+                request with this id has not ended yet.
+        """
         prepared = self._prepare(values)
         await trio.lowlevel.checkpoint_if_cancelled()
         self._check_may_send()
@@ -289,8 +294,13 @@ class HttpClientChannel(MessageChannel):
         Returns:
             Those that are to be sent; and cancellations that need no sending, which are for
             `_end_unsaid` when the others are admitted: until then nothing has happened.
+
+        Raises:
+            RequestIdInUse: See `send_many`; then nothing is noted.
         """
         table = self._port.exchanges
+        if isinstance(self._wire, SseWire):
+            self._check_ids(exchanges)
         sending, unsaid = [], []
         for exchange in exchanges:
             if exchange.is_request:
@@ -302,6 +312,14 @@ class HttpClientChannel(MessageChannel):
                 continue
             sending.append(exchange)
         return sending, unsaid
+
+    def _check_ids(self, exchanges: list[Exchange]) -> None:
+        taken = {*self._port.exchanges}
+        for exchange in exchanges:
+            key = type(exchange.request_id), exchange.request_id
+            if exchange.is_request and key in taken:
+                raise RequestIdInUse(f"request id {key[1]!r} has not been answered yet")
+            taken.add(key)
 
     def _is_wanted(self, exchange: Exchange) -> bool:
         """Whether a message without an answer has to go to the server."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import trio
 
 from ..abc import ConnectionLost
-from ..errors import TransportError
+from ..errors import RequestIdInUse, TransportError
 from ..jsonrpc import ErrorResponse, InvalidMessage, Message, Response, decode_message, relate
 from ..sansio.headers import Headers
 from ..sansio.machine import NEED_DATA, EndOfData
@@ -160,6 +160,14 @@ class SseWire(Wire):
         """POST one message; its answer comes on the stream."""
         assert self._client is not None
         assert self._client.endpoint is not None
+        request_id = exchange.request_id
+        if (
+            request_id is not None
+            and self._port.exchanges.get((type(request_id), request_id)) is not exchange
+        ):
+            # Sent before it was known that the server speaks this wire, with an id that a later
+            # one has too: it is the later one that gets the answer.
+            raise RequestIdInUse(f"a later request has the id {request_id!r} as well")
         try:
             await self._post(self._client.endpoint, exchange, self._post_headers)
         except Refused as refused:
