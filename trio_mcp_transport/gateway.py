@@ -102,6 +102,7 @@ class Gateway:
         self._places = trio.Semaphore(max_children)
         self._sessions: set[_Session] = set()
         self._on_event = on_event
+        self._probed: Negotiated | None = None
         self._shared = SharedChild(open_child, restart or RestartPolicy(), on_event)
 
     async def probe(self) -> Negotiated:
@@ -113,7 +114,18 @@ class Gateway:
             ChannelBroken: It ended.
         """
         async with self._open_child() as channel, Peer(channel) as peer:
-            return await negotiate(peer, client_info=self._client_info)
+            self._probed = await negotiate(peer, client_info=self._client_info)
+            return self._probed
+
+    @property
+    def told_revisions(self) -> tuple[str, ...]:
+        """What modern clients are told that a legacy child speaks; for `serve_channels`.
+
+        Empty for a modern child, and as long as it was not asked, see `probe`.
+        """
+        if self._probed is None or self._probed.era == "modern":
+            return ()
+        return self._probed.supported_versions
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the children. Runs until `stop` was called and they have ended.

@@ -44,6 +44,7 @@ async def serve_channels(
     authenticate: Authenticator | None = None,
     event_store: EventStore | None = None,
     header_schema: SchemaLookup | None = None,
+    told_revisions: tuple[str, ...] = (),
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
     **options: Unpack[ChannelOverrides],
 ) -> None:
@@ -73,6 +74,9 @@ async def serve_channels(
             refuses. Without it the endpoint's own options decide.
         event_store: Over HTTP, makes the streams of sessions resumable.
         header_schema: Over HTTP, gives what ``Mcp-Param-*`` headers a tool has, by its name.
+        told_revisions: Over HTTP, where nothing modern is served: what modern clients are
+            told, with -32022, as a bridge does that knows what is behind it. If empty they
+            get -32600.
         task_status: Started with the endpoints that clients may connect to, in order,
             with the real addresses and ports, once all of them are listened at.
         options: Fields of `ChannelOptions`, which beat those of every endpoint.
@@ -87,6 +91,7 @@ async def serve_channels(
         authenticate=authenticate,
         event_store=event_store,
         header_schema=header_schema,
+        told_revisions=told_revisions,
     )
     await _serve(handler, endpoints, options, on_event, stop, drain, over_http, task_status)
 

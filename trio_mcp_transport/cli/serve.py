@@ -201,6 +201,7 @@ async def _serve(
                     drain=drain + _CLOSING_SECONDS,
                     http="exchange" if gateway is None else "session",
                     header_schema=schema,
+                    told_revisions=() if gateway is None else gateway.told_revisions,
                 )
             )
             for endpoint in bound:

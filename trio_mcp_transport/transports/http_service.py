@@ -104,6 +104,8 @@ class HttpService:
         if http.revisions is not None:
             both = tuple(rev for rev in options.revisions if rev in http.revisions)
             options = msgspec.structs.replace(options, revisions=both)
+        if http.told_revisions:
+            options = msgspec.structs.replace(options, told_revisions=http.told_revisions)
         store = http.event_store
         if store is not None and not options.stateless:
             options = msgspec.structs.replace(options, resumable=True)

@@ -33,6 +33,7 @@ class HttpServing(msgspec.Struct, frozen=True, kw_only=True):
             an endpoint that is `resumable` has a `MemoryEventStore` of its own.
         header_schema: Gives what ``Mcp-Param-*`` headers a tool has, by its name.
         revisions: What the dispatcher serves; narrows the endpoint's own.
+        told_revisions: See `HttpServerOptions`.
     """
 
     mode: HttpMode = "exchange"
@@ -40,3 +41,4 @@ class HttpServing(msgspec.Struct, frozen=True, kw_only=True):
     event_store: EventStore | None = None
     header_schema: SchemaLookup | None = None
     revisions: tuple[str, ...] | None = None
+    told_revisions: tuple[str, ...] = ()

@@ -191,6 +191,23 @@ class TestLegacyOnly:
         verdict = ask(Client(self.OPTIONS), version, inside, method="server/discover")
         assert fault(verdict) == (400, -32600, 7)
 
+    @pytest.mark.parametrize("version", [MODERN, UNKNOWN])
+    def test_one_that_knows_what_to_tell_tells_it(self, version: str) -> None:
+        client = Client(HttpServerOptions(era="legacy", told_revisions=(LATEST,)))
+        for verdict in (
+            ask(client, version, version, method="server/discover"),
+            client.post(note("x"), {"MCP-Protocol-Version": version}),
+        ):
+            reply = a(Reply, verdict)
+            assert fault(reply)[:2] == UNSUPPORTED
+            data = msgspec.json.decode(reply.body)["error"]["data"]
+            assert data == {"supported": [LATEST], "requested": version}
+
+    def test_a_legacy_version_that_is_not_served_is_a_plain_bad_request_then_too(self) -> None:
+        options = HttpServerOptions(revisions=(LATEST,), told_revisions=(LATEST,))
+        verdict = ask(Client(options), "2025-03-26", None)
+        assert fault(verdict) == (400, -32600, 7)
+
     def test_metadata_is_not_looked_at(self) -> None:
         client = Client(self.OPTIONS)
         start = a(StartExchange, ask(client, None, MODERN, method="initialize"))

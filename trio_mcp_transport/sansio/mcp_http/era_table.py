@@ -26,7 +26,11 @@ class _InitializeParams(msgspec.Struct):
 
 
 def judge_era(
-    request: Request, meta: RequestMeta, header: str | None, revisions: tuple[str, ...]
+    request: Request,
+    meta: RequestMeta,
+    header: str | None,
+    revisions: tuple[str, ...],
+    told: tuple[str, ...] = (),
 ) -> Era:
     """Decide the era of a request.
 
@@ -44,14 +48,15 @@ def judge_era(
     ========================== =========================== ==================================
 
     A server that serves no modern revision takes no notice of `_meta` and never answers with
-    the codes -32020 and -32022, which tell a client that it is modern. One that serves
-    no legacy revision refuses what would be legacy.
+    the codes -32020 and -32022, which tell a client that it is modern, unless it was given
+    what to tell. One that serves no legacy revision refuses what would be legacy.
 
     Args:
         request: The request.
         meta: Its `_meta`.
         header: The version header, or None.
         revisions: What is served.
+        told: As in `unsupported_version`.
 
     Raises:
         RpcError: The request is to be refused with this, and 400.
@@ -61,7 +66,7 @@ def judge_era(
     if not modern:
         if header is None or header in LEGACY_REVISIONS:
             return "legacy"
-        raise unsupported_version(header, revisions)
+        raise unsupported_version(header, revisions, told)
     if requested is UNSET:
         return _judge_bare(request, header, revisions)
     if header is None:
@@ -81,9 +86,20 @@ def judge_era(
     return "modern"
 
 
-def unsupported_version(requested: str, revisions: tuple[str, ...]) -> RpcError:
-    """The error for a version that is not served, as this server's clients know it."""
-    if not _modern_of(revisions):
+def unsupported_version(
+    requested: str, revisions: tuple[str, ...], told: tuple[str, ...] = ()
+) -> RpcError:
+    """The error for a version that is not served, as this server's clients know it.
+
+    Args:
+        requested: The version.
+        revisions: What is served.
+        told: What a client that is not legacy is told instead, with -32022, where nothing
+            modern is served; if empty, it gets -32600.
+    """
+    if not _modern_of(revisions) and told and requested not in LEGACY_REVISIONS:
+        revisions = told
+    elif not _modern_of(revisions):
         return RpcError(
             ErrorCode.INVALID_REQUEST,
             f"Unsupported protocol version; supported: {', '.join(revisions)}",

@@ -76,6 +76,7 @@ class LegacyServer:
         self._sessions = sessions
         self._new_id = new_id
         self._revisions = options.served_revisions
+        self._told = options.told_revisions
         self._stateless = options.stateless
         legacy = any(revision in LEGACY_REVISIONS for revision in self._revisions)
         #: What the MCP endpoint's path takes.
@@ -341,4 +342,5 @@ class LegacyServer:
         # the client SHOULD be the one negotiated", and some send their own newest.
         # "If the server receives a request with an invalid or unsupported
         # MCP-Protocol-Version, it MUST respond with 400 Bad Request."
-        return rpc_error_reply(400, unsupported_version(version, self._revisions), request_id)
+        error = unsupported_version(version, self._revisions, self._told)
+        return rpc_error_reply(400, error, request_id)

@@ -30,6 +30,9 @@ class HttpServerOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
             Streamable HTTP.
         era: ``modern``, ``legacy`` or both (``auto``): narrows `revisions`.
         revisions: Protocol revisions that are served over Streamable HTTP.
+        told_revisions: Where nothing modern is served: what clients of other versions are
+            told, with -32022, as a bridge does that knows what is behind it. If empty they
+            get -32600, by which older clients do not take the server for a modern one.
         response: How requests are answered.
         stateless: Legacy clients get no session: no GET, no DELETE, no requests from the
             server, no resuming.
@@ -63,6 +66,7 @@ class HttpServerOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     path: str | None = "/mcp"
     era: ServedEra = "auto"
     revisions: tuple[str, ...] = REVISIONS
+    told_revisions: tuple[str, ...] = ()
     response: ResponseMode = "auto"
     stateless: bool = False
     resumable: bool = False

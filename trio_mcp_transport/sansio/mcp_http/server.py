@@ -285,7 +285,7 @@ class ServerEndpoint:
                 if version in MODERN_REVISIONS:
                     raise
                 meta = _NO_META  # a legacy handler says for itself what is wrong with it
-            era = judge_era(request, meta, version, self._revisions)
+            era = judge_era(request, meta, version, self._revisions, self.options.told_revisions)
         except RpcError as error:
             return rpc_error_reply(400, error, request.id)
         if era == "modern":
@@ -312,5 +312,6 @@ class ServerEndpoint:
         if version not in MODERN_REVISIONS:
             return self._legacy.judge_other(head, message, principal=principal, now=now)
         if version not in self._revisions:
-            return rpc_error_reply(400, unsupported_version(version, self._revisions), None)
+            told = self.options.told_revisions
+            return rpc_error_reply(400, unsupported_version(version, self._revisions, told), None)
         return self._modern.judge_other(message, version)
