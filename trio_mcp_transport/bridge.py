@@ -22,7 +22,7 @@ import msgspec
 import trio
 
 from .abc import ChannelState, MessageChannel
-from .jsonrpc import encode_message
+from .jsonrpc import Message, encode_message
 from .limits import DEFAULT_DRAIN_SECONDS
 
 __all__ = ["BridgeEnd", "BridgeObserver", "BridgeSide", "SupportsFrames", "bridge_channels"]
@@ -66,6 +66,7 @@ async def bridge_channels(
     drain: float = DEFAULT_DRAIN_SECONDS,
     stop: trio.Event | None = None,
     observe: BridgeObserver | None = None,
+    last_words: Callable[[BaseException | None], Sequence[Message]] | None = None,
 ) -> BridgeEnd:
     """Pass everything between two channels, both ways and in order, until they end.
 
@@ -91,6 +92,8 @@ async def bridge_channels(
             what was read from it is still passed on.
         observe: Awaited with what a side sent, before it is passed on; then with nothing
             when that side ended. As long as it takes, nothing more is read from there.
+        last_words: Called when nothing passes any more, with what failed: what it returns
+            is still sent to the client, if it takes it within its `close_timeout`.
 
     Returns:
         How it ended.
@@ -155,6 +158,8 @@ async def bridge_channels(
             nursery.start_soon(pump, "server", _Reading())
             if stop is not None:
                 nursery.start_soon(watch, stop, from_client)
+        if last_words is not None:
+            await _tell(client, last_words(failures[0] if failures else None))
     finally:
         async with trio.open_nursery() as closing:
             closing.start_soon(_close, client)
@@ -202,6 +207,15 @@ async def _pass_messages(
         if show is not None:
             await show([encode_message(message) for message in messages])
         await sink.send_many(messages)
+
+
+async def _tell(client: MessageChannel, words: Sequence[Message]) -> None:
+    # It may have ended or failed itself; it is about to be closed anyway.
+    with (
+        suppress(trio.BrokenResourceError, trio.ClosedResourceError),
+        trio.move_on_after(client.options.close_timeout),
+    ):
+        await client.send_many(words)
 
 
 async def _close(channel: MessageChannel) -> None:

@@ -181,6 +181,40 @@ async def test_connect_is_a_stdio_server_in_a_hosts_configuration() -> None:
             assert sum_of(await run_cli("call", "--revision", revision, through, *ADD)) == "42"
 
 
+async def test_what_is_not_answered_when_the_drain_is_over_gets_an_error() -> None:
+    async with running("serve", "--listen", "http://127.0.0.1:0/mcp") as server:
+        url = await server.wait_listening("http")
+        endless = SLOW.replace(b"0.2", b"60")
+        async with running("connect", url, "--drain", "0.1") as bridge:
+            await bridge.write(INITIALIZE)
+            assert await bridge.read_line()
+            await bridge.write(INITIALIZED + LIST + endless)
+            await bridge.close_stdin()
+            done = await bridge.finish()
+        assert done.status == 0
+        assert "had not ended 0.1 s after the client" in done.err
+        (given_up,) = [answer for answer in done.messages if answer.get("id") == "s"]
+        assert msgspec.convert(given_up["error"], dict[str, object])["code"] == -32603
+
+
+async def test_what_is_not_answered_when_the_stream_breaks_gets_an_error() -> None:
+    query = "?sse_path=/sse&message_path=/messages"
+    async with running("serve", "--listen", f"http://127.0.0.1:0/mcp{query}") as server:
+        url = await server.wait_listening("http")
+        address = urlsplit(url).netloc
+        async with running("connect", f"sse+http://{address}/sse") as bridge:
+            await bridge.write(INITIALIZE)
+            assert await bridge.read_line()
+            await bridge.write(INITIALIZED + SLOW.replace(b"0.2", b"60"))
+            await bridge.write(b'{"jsonrpc":"2.0","id":9,"method":"ping"}\n')
+            while b'"id":9' not in await bridge.read_line():
+                pass
+            server.process.kill()
+            done = await bridge.finish()
+        assert done.status == 1
+        assert [answer.get("id") for answer in done.messages if "error" in answer] == ["s"]
+
+
 async def test_a_refusal_by_http_is_an_error_for_the_request() -> None:
     async with running("serve", "--listen", "http://127.0.0.1:0/mcp") as server:
         url = await server.wait_listening("http")
@@ -311,8 +345,9 @@ async def test_a_legacy_child_gets_no_modern_requests(tmp_path: Path) -> None:
         url = await server.wait_listening("http")
         done = await run_cli("connect", url, stdin=MODERN % b"1")
         (answer,) = done.messages
-        assert isinstance(answer["error"], dict)
-        assert "2025-11-25" in str(answer["error"])
+        error = msgspec.convert(answer["error"], dict[str, object])
+        assert error["code"] == -32022
+        assert error["data"] == {"supported": ["2025-11-25"], "requested": "2026-07-28"}
         # A client of both eras falls back.
         done = await run_cli("call", url, "pid")
         assert done.status == 0, done.err

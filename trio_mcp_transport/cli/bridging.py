@@ -6,18 +6,34 @@ and own stdin and stdout are left alone.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+
 import msgspec
 
 from ..abc import ChannelBroken, MessageChannel
-from ..bridge import BridgeEnd, BridgeObserver, bridge_channels
+from ..bridge import BridgeEnd, BridgeObserver, BridgeSide, bridge_channels
 from ..connect import open_channel
 from ..endpoints import Endpoint, ProcessEndpoint, StdioEndpoint
 from ..errors import TransportError
+from ..http_endpoints import HttpEndpoint
 from ..installation import features
+from ..jsonrpc import (
+    ErrorCode,
+    ErrorObject,
+    ErrorResponse,
+    InvalidMessage,
+    Message,
+    Notification,
+    Request,
+    RequestId,
+    Response,
+    decode_message,
+)
 from .running import ExitStatus, Shutdown
 from .terminal import StdoutClosed, tell
 
-__all__ = ["is_broken_pipe", "join_endpoints", "supervised", "which_failed"]
+__all__ = ["InFlight", "is_broken_pipe", "join_endpoints", "supervised", "which_failed"]
 
 
 def supervised(endpoint: Endpoint) -> Endpoint:
@@ -37,6 +53,9 @@ async def join_endpoints(
 ) -> int:
     """Connect to both endpoints and pass everything between them.
 
+    Requests that a server on HTTP has not answered at the end get an error: there each is a
+    matter of its own, and no end of a connection tells the client of it.
+
     Returns:
         The exit status.
 
@@ -45,6 +64,7 @@ async def join_endpoints(
         TransportError: One of them failed; the text starts with its name.
         StdoutClosed: The client is own stdin and stdout, and nobody reads it.
     """
+    in_flight = InFlight(observe) if isinstance(server, HttpEndpoint) else None
     end: BridgeEnd | None = None
     with shutdown.cancelling() as connecting:
         async with (
@@ -58,7 +78,8 @@ async def join_endpoints(
                     server_channel,
                     drain=drain,
                     stop=shutdown.requested,
-                    observe=observe,
+                    observe=observe if in_flight is None else in_flight.observe,
+                    last_words=None if in_flight is None else in_flight.give_up,
                 )
             except ChannelBroken as error:
                 failed = which_failed(error, client_channel)
@@ -73,6 +94,60 @@ async def join_endpoints(
     if not end.complete:
         tell(f"{server} had not ended {drain:g} s after the client; closed it")
     return ExitStatus.OK
+
+
+class _CancelledParams(msgspec.Struct):
+    request_id: RequestId = msgspec.field(name="requestId")
+
+
+class InFlight:
+    """The client's requests that are not answered yet.
+
+    Args:
+        observe: Told of everything as well.
+    """
+
+    def __init__(self, observe: BridgeObserver | None = None) -> None:
+        self._observe = observe
+        # Some clients use one id for several requests at a time.
+        self._ids: Counter[RequestId] = Counter()
+
+    async def observe(self, side: BridgeSide, payloads: Sequence[bytes]) -> None:
+        """See what passes: a `BridgeObserver`."""
+        for payload in payloads:
+            try:
+                message = decode_message(payload)
+            except InvalidMessage:
+                continue
+            if side == "client":
+                self._count_asked(message)
+            elif isinstance(message, Response | ErrorResponse) and message.id is not None:
+                self._forget(message.id)
+        if self._observe is not None:
+            await self._observe(side, payloads)
+
+    def give_up(self, cause: BaseException | None) -> list[Message]:
+        """The errors for all that were not answered; they are in flight no more."""
+        text = "the bridge was closed before the answer" if cause is None else str(cause)
+        error = ErrorObject(int(ErrorCode.INTERNAL_ERROR), text or type(cause).__name__)
+        answers: list[Message] = [ErrorResponse(id_, error) for id_ in self._ids.elements()]
+        self._ids.clear()
+        return answers
+
+    def _count_asked(self, message: Message) -> None:
+        if isinstance(message, Request):
+            self._ids[message.id] += 1
+        elif isinstance(message, Notification) and message.method == "notifications/cancelled":
+            try:
+                self._forget(message.params_as(_CancelledParams).request_id)
+            except msgspec.DecodeError:
+                return
+
+    def _forget(self, request_id: RequestId) -> None:
+        if self._ids[request_id] > 1:
+            self._ids[request_id] -= 1
+        else:
+            del self._ids[request_id]
 
 
 def which_failed(error: ChannelBroken, channel: MessageChannel) -> bool:
