@@ -67,6 +67,13 @@ class _HasStandaloneStream(Protocol):
     def standalone_open(self) -> bool: ...
 
 
+@runtime_checkable
+class _HasSession(Protocol):
+    """A session's channel that can end its session before itself."""
+
+    def forget_session(self) -> object: ...
+
+
 class Gateway:
     """Serves HTTP channels with children that speak stdio. Start `run` before `serve`.
 
@@ -349,7 +356,10 @@ class _Session:
             self._on_event,
             ChannelEvent(name="child.ended", message=message_, context=self._client.context),
         )
-        # What is in flight will not be answered; the session ends with this.
+        # The session is unknown before its client hears of it: what it asks next gets a 404, and
+        # with that a session of its own. What is in flight will not be answered.
+        if isinstance(self._client, _HasSession):
+            self._client.forget_session()
         await self._fail_in_flight("the server has ended")
         self._scope.cancel()
 

@@ -57,7 +57,11 @@ class _Part(msgspec.Struct):
 
 
 class MergedChannel(SessionChannel):
-    """A session's own channel, and all its exchanges. Made as a `SessionChannel` is."""
+    """A session's own channel, and all its exchanges. Made as a `SessionChannel` is.
+
+    Args:
+        on_forget: Takes the session out of the table.
+    """
 
     def __init__(
         self,
@@ -68,8 +72,10 @@ class MergedChannel(SessionChannel):
         *,
         keep_alive_interval: float,
         deadlines: Deadlines,
+        on_forget: Callable[[], object],
         on_event: EventHandler | None,
     ) -> None:
+        self._on_forget = on_forget
         super().__init__(
             writer,
             outflow,
@@ -91,6 +97,10 @@ class MergedChannel(SessionChannel):
     def opened(self, revision: str | None) -> None:
         """The session is open now: it was begun with a request that had no revision yet."""
         self._context = msgspec.structs.replace(self._context, protocol_version=revision)
+
+    def forget_session(self) -> None:
+        """Let nobody find the session any more (404); what is in work can still be answered."""
+        self._on_forget()
 
     def begin(self, exchange: ExchangeChannel, size: int, on_end: Callable[[], object]) -> None:
         """Take an exchange in: its messages are received here.

@@ -103,6 +103,7 @@ class HttpSessions:
                 runtime.channel_options,
                 keep_alive_interval=runtime.options.keep_alive_interval,
                 deadlines=runtime.deadlines,
+                on_forget=partial(self._endpoint.end_session, record),
                 on_event=runtime.on_event,
             )
             runtime.nursery.start_soon(self._run_session, session.channel, record)
