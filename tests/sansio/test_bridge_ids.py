@@ -241,3 +241,42 @@ def test_an_answer_to_nothing_is_dropped(answer_id: int | str | None) -> None:
     assert table.route_answer(ErrorResponse(answer_id, ErrorObject(1, "x"))) is None
     assert table.dropped == 1
     assert len(table) == 1
+
+
+def test_what_was_asked_of_a_client_that_left_needs_an_answer_of_the_bridge() -> None:
+    table: ChildTable[str] = ChildTable()
+    assert table.ask(request('"id":"q","method":"roots/list"'), "a")
+    assert table.ask(request('"id":"r","method":"roots/list"'), "b")
+    assert table.forget("a") == ([], ["q"])
+    assert table.forget("a") == ([], [])
+    assert not table.accept_answer(Response("q", Raw(b"{}")))
+    assert table.accept_answer(Response("r", Raw(b"{}")))
+
+
+def test_progress_that_nobody_asked_for_is_dropped() -> None:
+    table: ChildTable[str] = ChildTable()
+    passed = table.pass_request("a", request('"id":1,"method":"m"'))
+    found = notification(
+        f'"method":"notifications/progress","params":{{"progressToken":{passed.id},"progress":1}}'
+    )
+    assert table.route_notification(found) is None
+    assert table.dropped == 1
+
+
+def test_of_tasks_without_end_the_oldest_is_forgotten() -> None:
+    table: ChildTable[str] = ChildTable()
+    first = 0
+    for number in range(MAX_ABANDONED_IDS + 1):
+        passed = table.pass_request(
+            "a",
+            request(
+                f'"id":{number},"method":"m",'
+                '"params":{"task":{},"_meta":{"progressToken":"t"}}'
+            ),
+        )
+        assert type(passed.id) is int
+        first = first or passed.id
+        table.route_answer(Response(passed.id, Raw(b"{}")))
+    late = '"method":"notifications/progress","params":{"progressToken":%d,"progress":1}'
+    assert table.route_notification(notification(late % first)) is None
+    assert table.route_notification(notification(late % passed.id)) is not None

@@ -47,6 +47,7 @@ def test_one_member_is_replaced_and_every_other_byte_stays(
         b'{"a":3,"b":2,"\\u0061":3}',
         b'{"b":1,"a":3,"b":1}',
         b'{"b":{"x":1},"a":3,"b":2}',
+        b'{"a":12,"a":1,"b":0}',
     ],
 )
 def test_readers_cannot_differ_on_what_was_replaced(doubled: bytes) -> None:
