@@ -280,3 +280,13 @@ def test_of_tasks_without_end_the_oldest_is_forgotten() -> None:
     late = '"method":"notifications/progress","params":{"progressToken":%d,"progress":1}'
     assert table.route_notification(notification(late % first)) is None
     assert table.route_notification(notification(late % passed.id)) is not None
+
+
+def test_the_tasks_of_a_client_that_left_are_forgotten() -> None:
+    table: ChildTable[str] = ChildTable()
+    text = '"id":1,"method":"m","params":{"task":{},"_meta":{"progressToken":"t"}}'
+    passed = table.pass_request("a", request(text))
+    table.route_answer(Response(passed.id, Raw(b"{}")))
+    table.forget("a")
+    late = '"method":"notifications/progress","params":{"progressToken":%s,"progress":1}'
+    assert table.route_notification(notification(late % passed.id)) is None
