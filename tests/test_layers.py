@@ -65,6 +65,7 @@ HOUSE: list[tuple[tuple[str, ...], bool]] = [
             "jsonrpc",
             "limits",
             "public_paths",
+            "tls_pins",
         ),
         True,
     ),
@@ -91,13 +92,17 @@ IMPURE_MODULES = {
     "trio",
 }
 #: What a plain installation has; anything else only where the second column says.
-CORE = {"trio", "msgspec", "h11", "outcome"}  # outcome is part of Trio's interface
+CORE = {"trio", "msgspec", "h11", "wsproto", "outcome"}  # outcome is part of Trio's interface
 EXTRAS_MAY_BE_IMPORTED_BY = {
     "rich": {"cli"},
     "mcp": {"interop", "cli"},
     "mcp_types": {"interop", "cli"},
     "anyio": {"interop", "cli"},
     "uvicorn": {"cli"},
+    "OpenSSL": {"sansio", "security", "transports"},
+    "cryptography": {"security", "testing"},
+    "service_identity": {"security"},
+    "trio_websocket": {"interop"},
 }
 #: What serves by means of others that know no other loop.
 RUN_OTHERS_ON_ASYNCIO = {
@@ -222,7 +227,18 @@ def test_the_house_has_no_empty_rooms() -> None:
 
 
 def test_importing_the_package_loads_no_extra_and_no_other_event_loop() -> None:
-    heavy = {"asyncio", "rich", "mcp", "anyio", "argparse", "pydantic"}
+    heavy = {
+        "asyncio",
+        "rich",
+        "mcp",
+        "anyio",
+        "argparse",
+        "pydantic",
+        "OpenSSL",
+        "cryptography",
+        "service_identity",
+        "wsproto",
+    }
     program = f"import sys, {PACKAGE}; print(*sorted({heavy!r} & sys.modules.keys()))"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, check=True, text=True
