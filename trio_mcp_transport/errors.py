@@ -107,14 +107,19 @@ class ProtocolError(TransportError):
     Attributes:
         code: JSON-RPC error code that tells the peer, if it can be told.
         status: HTTP status that tells the peer, if the conversation is HTTP.
+        close_code: Status code of the Close frame that tells the peer, if the conversation
+            is WebSocket (RFC 6455, section 7.4.1).
     """
 
-    def __init__(self, message: str, *, code: int = -32600, status: int = 400) -> None:
+    def __init__(
+        self, message: str, *, code: int = -32600, status: int = 400, close_code: int = 1002
+    ) -> None:
         if type(self) is ProtocolError:
             raise TypeError("ProtocolError is abstract: raise Local or Remote")
         super().__init__(message)
         self.code = code
         self.status = status
+        self.close_code = close_code
 
 
 class LocalProtocolError(ProtocolError):
