@@ -14,7 +14,7 @@ from pathlib import Path
 
 project = tomllib.loads(Path(__file__).parents[1].joinpath("pyproject.toml").read_text())["project"]
 extras = project["optional-dependencies"]
-requirements = [*project["dependencies"], *extras["cli"], *extras["mcp"]]
+requirements = [*project["dependencies"], *extras["cli"], *extras["mcp"], *extras["tls"]]
 
 wrong = []
 for requirement in requirements:

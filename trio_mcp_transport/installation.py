@@ -16,8 +16,13 @@ from types import MappingProxyType
 
 __all__ = ["Features", "features"]
 
-#: Each extra of this distribution, with the module that its presence is told by.
-_EXTRAS = {"cli": "rich", "httpx": "httpx", "mcp": "mcp"}
+#: Each extra of this distribution, with the modules that its presence is told by.
+_EXTRAS = {
+    "cli": ("rich",),
+    "httpx": ("httpx",),
+    "mcp": ("mcp",),
+    "tls": ("OpenSSL", "service_identity"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +57,8 @@ def features() -> Features:
     linux = sys.platform == "linux"
     return Features(
         extras=MappingProxyType({
-            extra: importlib.util.find_spec(module) is not None for extra, module in _EXTRAS.items()
+            extra: all(importlib.util.find_spec(module) is not None for module in modules)
+            for extra, modules in _EXTRAS.items()
         }),
         transports=MappingProxyType({
             "stdio": True,
