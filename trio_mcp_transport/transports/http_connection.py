@@ -21,6 +21,8 @@ Theory of operation:
 * A connection that ends before its client has sent all it wanted to (a refused body, a
   broken request) is closed for writing first and read for a while, since the operating
   system answers unread bytes with a reset, which may destroy the response on its way.
+* Another protocol (101) runs inside of the service's `handle`, on the same stream: this
+  connection neither reads nor writes any more, and closes the stream at the end.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ from ..limits import (
     ChannelOptions,
 )
 from ..reporting import lone_exception, report
-from ..sansio.headers import Headers
+from ..sansio.headers import NO_HEADERS, Headers
 from ..sansio.http1 import (
     BodyData,
     EndOfBody,
@@ -57,7 +59,7 @@ from ..sansio.http1 import (
 from ..sansio.http1_server import Http1Server
 from ..sansio.machine import NEED_DATA, EndOfData
 from ..security.facts import ConnectionFacts
-from .http_request import HttpRequestStream, RequestTaker
+from .http_request import HttpRequestStream, RequestTaker, Switched
 from .outbox import Outbox
 from .stream_channel import SupportsClose
 
@@ -139,6 +141,7 @@ class HttpConnection:
         self._linger = False
         self._turned_away = turned_away
         self._draining = turned_away
+        self._switched = False
         self._closed = False
 
     # -- life ---------------------------------------------------------------------------
@@ -256,7 +259,7 @@ class HttpConnection:
                 await self._service.handle(request)
             finally:
                 self._handling = False
-            if self._closed or (request.complete and self.machine.must_close):
+            if self._closed or self._switched or (request.complete and self.machine.must_close):
                 return
             if self._ahead is not None:
                 if request.complete:
@@ -326,6 +329,17 @@ class HttpConnection:
             self._timer.set(trio.current_time() + _INSTANT_SECONDS)
             return b"".join(parts)
         raise _timed_out("the body of the request did not come in time")
+
+    async def switch_protocol(self, protocol: str, headers: Headers) -> Switched:
+        """Hand the stream over. See `HttpRequestStream.switch_protocol`."""
+        data = self.machine.switch_protocol(protocol, headers)
+        self._switched = True
+        self._timer.close()
+        self.put(data)
+        await self.flush()
+        if self._closed:
+            raise trio.BrokenResourceError("the client went away before it had its 101")
+        return Switched(self._stream, *self.machine.trailing_data)
 
     async def _read(self) -> bool:
         """Give the machine what comes next; False at the end, however it came."""
@@ -506,6 +520,13 @@ class _ConnectionRequest(HttpRequestStream):
             await trio.lowlevel.checkpoint()
         else:
             await self._connection.flush()
+
+    async def switch_protocol(self, protocol: str, headers: Headers = NO_HEADERS) -> Switched:
+        """Hand the connection over. See `HttpRequestStream.switch_protocol`."""
+        if self._gone:
+            await trio.lowlevel.checkpoint()
+            raise trio.BrokenResourceError("the client went away")
+        return await self._connection.switch_protocol(protocol, headers)
 
     def abort(self) -> None:
         """Break the response off."""

@@ -10,15 +10,33 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from ..sansio.headers import Headers
+import trio
+
+from ..errors import LocalProtocolError
+from ..sansio.headers import NO_HEADERS, Headers
 from ..sansio.http1 import BodyData, EndOfBody, RequestHead, ResponseEvent, ResponseHead
 from ..sansio.mcp_http.replies import Reply
 from ..security.facts import ConnectionFacts
 from .http_unsent import Unsent
 
-__all__ = ["DecoratedStream", "HttpRequestStream", "RequestTaker", "write_reply"]
+__all__ = ["DecoratedStream", "HttpRequestStream", "RequestTaker", "Switched", "write_reply"]
+
+
+class Switched(NamedTuple):
+    """A connection that speaks another protocol from here on.
+
+    Attributes:
+        stream: The bytes after those in `data`. It is closed when `RequestTaker.handle`
+            returns, if it is not before.
+        data: What had come behind the request's head already.
+        eof: Whether the client's end follows it.
+    """
+
+    stream: trio.abc.Stream
+    data: bytes
+    eof: bool
 
 
 class HttpRequestStream(ABC):
@@ -79,6 +97,25 @@ class HttpRequestStream(ABC):
     @abstractmethod
     def gone(self) -> bool:
         """Whether the client went away before the response was complete."""
+
+    async def switch_protocol(self, protocol: str, headers: Headers = NO_HEADERS) -> Switched:
+        """Answer 101 and hand the connection over, both directions of it.
+
+        Returns once the operating system has the 101. From then on nothing of this request
+        may be used, and the connection lasts until `RequestTaker.handle` returns. If it is
+        cancelled the connection is of no use any more.
+
+        Args:
+            protocol: One of those that the request offers (`RequestHead.upgrade`).
+            headers: Further fields of the response.
+
+        Raises:
+            LocalProtocolError: The request does not offer it, has a body, or is answered
+                already; or this is no connection of our own. Nothing was written.
+            trio.BrokenResourceError: The client went away.
+        """
+        await trio.lowlevel.checkpoint()
+        raise LocalProtocolError("this server does not let its connections change the protocol")
 
 
 class RequestTaker(Protocol):
@@ -155,6 +192,10 @@ class DecoratedStream(HttpRequestStream):
     def gone(self) -> bool:
         """See `HttpRequestStream.gone`."""
         return self._request.gone
+
+    async def switch_protocol(self, protocol: str, headers: Headers = NO_HEADERS) -> Switched:
+        """Answer 101, with what is added to it. See `HttpRequestStream.switch_protocol`."""
+        return await self._request.switch_protocol(protocol, headers.merged(self._extra))
 
 
 _END = EndOfBody()
