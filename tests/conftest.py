@@ -18,10 +18,14 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from trio_mcp_transport import reporting
+
+if TYPE_CHECKING:
+    from tls_files import TlsFiles
 
 HAS_PROC = sys.platform == "linux"
 #: Only waited for when a thread is still there: one that was told to end may need a moment.
@@ -166,3 +170,13 @@ def _nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     leftovers = before.find(directory)
     if leftovers:
         pytest.fail("left behind: " + ", ".join(leftovers), pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def tls_files(tmp_path_factory: pytest.TempPathFactory) -> TlsFiles:
+    """An authority, a server and a client certificate; skips where the extra is missing."""
+    pytest.importorskip("OpenSSL")
+    # Not at the top: `test_conftest.py` runs this file alone.
+    from tls_files import make_tls_files
+
+    return make_tls_files(tmp_path_factory.mktemp("tls"))

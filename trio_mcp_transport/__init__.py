@@ -47,6 +47,8 @@ from .endpoints import (
 )
 from .errors import (
     AuthenticationRequired,
+    CertificateCheck,
+    CertificateError,
     Challenge,
     ConfigurationError,
     ConnectFailed,
@@ -67,6 +69,8 @@ from .errors import (
     RpcError,
     ServerBusy,
     SessionExpired,
+    TlsError,
+    TlsHandshakeFailed,
     TransportError,
     UnexpectedRedirect,
 )
@@ -113,6 +117,16 @@ from .sansio.eras import LEGACY_REVISIONS, MODERN_REVISIONS, REVISIONS, Era, Era
 from .sansio.metadata import CacheHint, LogLevel
 from .serve import serve_channels, serve_peers
 from .subscription import Subscription
+from .tls_facts import CertificateFacts, OcspStatus, PinStatus, TlsFacts, TransparencyStatus
+from .tls_settings import (
+    ClientAuthentication,
+    OcspMode,
+    PinMode,
+    PinScope,
+    TlsSettings,
+    TlsVersion,
+    TransparencyMode,
+)
 from .transports.accept import ChannelHandler, ServingListener, StreamListener, serve_listener
 from .transports.http_sender import HttpResponse, HttpSender
 from .transports.http_serving import HttpServing
@@ -132,6 +146,9 @@ __all__ = [
     "BridgeSide",
     "CacheHint",
     "Call",
+    "CertificateCheck",
+    "CertificateError",
+    "CertificateFacts",
     "Challenge",
     "ChannelBroken",
     "ChannelCapabilities",
@@ -143,6 +160,7 @@ __all__ = [
     "ChannelSession",
     "ChannelState",
     "ChannelStatistics",
+    "ClientAuthentication",
     "ConfigurationError",
     "ConnectFailed",
     "ConnectFunction",
@@ -198,6 +216,8 @@ __all__ = [
     "Negotiated",
     "NegotiationFailed",
     "Notification",
+    "OcspMode",
+    "OcspStatus",
     "OutboxOverflow",
     "ParseFunction",
     "Peer",
@@ -205,6 +225,9 @@ __all__ = [
     "PeerErrorCode",
     "PeerProtocolError",
     "PeerStatistics",
+    "PinMode",
+    "PinScope",
+    "PinStatus",
     "ProcessEndpoint",
     "Progress",
     "ProtocolError",
@@ -231,6 +254,13 @@ __all__ = [
     "Subscription",
     "SubscriptionFilter",
     "TcpEndpoint",
+    "TlsError",
+    "TlsFacts",
+    "TlsHandshakeFailed",
+    "TlsSettings",
+    "TlsVersion",
+    "TransparencyMode",
+    "TransparencyStatus",
     "TransportError",
     "TransportRegistration",
     "UnexpectedRedirect",

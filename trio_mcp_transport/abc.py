@@ -19,6 +19,7 @@ from .errors import RemoteProtocolError, TransportError
 from .jsonrpc import Message
 from .limits import ChannelOptions
 from .sansio.headers import Headers
+from .tls_facts import TlsFacts
 
 __all__ = [
     "ChannelBroken",
@@ -28,6 +29,7 @@ __all__ = [
     "ChannelSession",
     "ChannelState",
     "ChannelStatistics",
+    "ClosedByPeer",
     "ConnectionLost",
     "EventHandler",
     "HandshakeTimeout",
@@ -38,6 +40,7 @@ __all__ = [
     "OutboxOverflow",
     "PeerCredentials",
     "PeerProtocolError",
+    "PongTimeout",
     "WriteTimeout",
 ]
 
@@ -63,6 +66,10 @@ class HandshakeTimeout(ChannelBroken):
 
 class IdleTimeout(ChannelBroken):
     """No byte arrived for `idle_read_timeout` seconds while a receive waited."""
+
+
+class PongTimeout(ChannelBroken):
+    """The peer left a ping unanswered, whatever else it sent; it may be half dead."""
 
 
 class InboxStalled(ChannelBroken):
@@ -98,6 +105,18 @@ class ConnectionLost(ChannelBroken):
 
     exit_status: int | None = None
     stderr_tail: str = ""
+
+
+class ClosedByPeer(ConnectionLost):
+    """The peer ended a WebSocket and said that something was wrong.
+
+    Attributes:
+        close_code: Why (RFC 6455, section 7.4.1), such as 1011.
+        close_reason: The peer's own words; empty if it has none.
+    """
+
+    close_code: int = 1006
+    close_reason: str = ""
 
 
 class ChannelState(enum.Enum):
@@ -152,7 +171,8 @@ class ChannelContext(msgspec.Struct, frozen=True, kw_only=True):
         local_address: Own end, as text such as ``127.0.0.1:9000``.
         peer_address: The other end, likewise.
         peer_credentials: Who is there, on Unix sockets that can tell.
-        principal: The authenticated identity, or None. A Unix peer is ``uid:N``.
+        principal: The authenticated identity, or None. A Unix peer is ``uid:N``, a client
+            certificate's owner ``cert:KIND:NAME`` (`CertificateFacts.principal`).
         process_id: The child's process id.
         headers: The head of the HTTP request that the channel came with.
         session: What this exchange shares with the others of its session. None where there
@@ -165,6 +185,7 @@ class ChannelContext(msgspec.Struct, frozen=True, kw_only=True):
             whoever answers.
         client_address: The client's address, also behind proxies that are trusted to tell
             it; None where that is `peer_address` or nobody knows.
+        tls: How the connection is protected, and the certificates; None without TLS.
     """
 
     transport: str
@@ -179,6 +200,7 @@ class ChannelContext(msgspec.Struct, frozen=True, kw_only=True):
     exchange: bool = False
     revisions: tuple[str, ...] | None = None
     client_address: str | None = None
+    tls: TlsFacts | None = None
 
 
 class ChannelCapabilities(msgspec.Struct, frozen=True, kw_only=True):

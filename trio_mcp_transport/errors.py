@@ -8,6 +8,9 @@ Trio's own (`trio.BrokenResourceError`) and therefore live in `abc.py`.
      +-- FeatureUnavailable      an extra is not installed, or the platform cannot do it
      +-- ConnectFailed           no channel came into being
      |    +-- ConnectTimeout
+     |    +-- TlsError             the two sides cannot talk TLS, or must not
+     |         +-- TlsHandshakeFailed    it came to no agreement, or was broken off
+     |         +-- CertificateError      a certificate was refused, by us or by the peer
      +-- MessageTooLarge         one message is over the limit; nothing was sent
      +-- ProtocolError
      |    +-- LocalProtocolError   this program misused a machine
@@ -29,12 +32,14 @@ Trio's own (`trio.BrokenResourceError`) and therefore live in `abc.py`.
 
 from __future__ import annotations
 
-from typing import Self, TypeVar
+from typing import Literal, Self, TypeVar
 
 import msgspec
 
 __all__ = [
     "AuthenticationRequired",
+    "CertificateCheck",
+    "CertificateError",
     "Challenge",
     "ConfigurationError",
     "ConnectFailed",
@@ -55,8 +60,27 @@ __all__ = [
     "RpcError",
     "ServerBusy",
     "SessionExpired",
+    "TlsError",
+    "TlsHandshakeFailed",
     "TransportError",
     "UnexpectedRedirect",
+]
+
+#: What a certificate was refused for. ``refused-by-peer`` is this side's own certificate.
+CertificateCheck = Literal[
+    "host-name",
+    "expired",
+    "not-yet-valid",
+    "untrusted",
+    "self-signed",
+    "purpose",
+    "revoked",
+    "invalid",
+    "pin",
+    "ocsp",
+    "transparency",
+    "client-certificate",
+    "refused-by-peer",
 ]
 
 
@@ -82,6 +106,59 @@ class ConnectFailed(TransportError, OSError):
 
 class ConnectTimeout(ConnectFailed, TimeoutError):
     """The channel was not ready within `connect_timeout`."""
+
+
+class TlsError(ConnectFailed):
+    """TLS failed; the text says what, and holds nothing of keys.
+
+    A client raises it out of connecting. A server reports it as the event
+    ``tls.handshake-failed`` and goes on.
+    """
+
+
+class TlsHandshakeFailed(TlsError):
+    """No agreement was reached: version, cipher or protocol, or no TLS was spoken at all.
+
+    Attributes:
+        alert: The alert by which the peer ended it, as RFC 8446, section 6, names it
+            (``handshake_failure``); None when it was this side or the connection.
+    """
+
+    def __init__(self, message: str, *, alert: str | None = None) -> None:
+        super().__init__(message)
+        self.alert = alert
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild_tls, (type(self), self.args, self.__dict__)
+
+
+class CertificateError(TlsError):
+    """A certificate was refused: the peer's by this side, or this side's by the peer.
+
+    Attributes:
+        check: The check that failed.
+        name: For which name: the host that was asked for, else the certificate's subject;
+            None where there is none.
+        depth: Whose certificate: 0 is the peer's own, 1 that of who signed it...; None
+            where that is not known.
+    """
+
+    def __init__(
+        self, message: str, *, check: CertificateCheck, name: str | None, depth: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.check: CertificateCheck = check
+        self.name = name
+        self.depth = depth
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild_tls, (type(self), self.args, self.__dict__)
+
+
+def _rebuild_tls(kind: type[TlsError], args: tuple[str, ...], facts: dict[str, object]) -> TlsError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(facts)
+    return error
 
 
 class MessageTooLarge(TransportError, ValueError):

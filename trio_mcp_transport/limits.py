@@ -45,12 +45,15 @@ __all__ = [
     "MAX_HEADER_BYTES",
     "MAX_INPUT_ROUNDS",
     "MAX_NESTING_DEPTH",
+    "MAX_PEM_BYTES",
     "MAX_QUEUED_NOTIFICATIONS",
     "MAX_RECONNECTS",
     "MAX_REQUEST_STATE_BYTES",
     "MAX_SUBSCRIBED_URIS",
     "MAX_SUBSCRIPTIONS",
     "MAX_TASKS",
+    "MAX_TLS_SESSIONS",
+    "OCSP_CLOCK_SKEW",
     "PROGRESS_BURST",
     "PROGRESS_PER_SECOND",
     "READ_CHUNK_BYTES",
@@ -60,6 +63,12 @@ __all__ = [
     "SSE_MAX_BACKOFF",
     "SSE_QUIET_INTERVAL",
     "SSE_RETRY_INTERVAL",
+    "TLS_EXPIRY_REPEAT",
+    "TLS_EXPIRY_WARNING",
+    "TLS_HANDSHAKE_TIMEOUT",
+    "TLS_RELOAD_INTERVAL",
+    "WEBSOCKET_PING_INTERVAL",
+    "WEBSOCKET_PONG_TIMEOUT",
     "WRITE_SLICE_BYTES",
     "ChannelOptions",
     "Framing",
@@ -179,6 +188,30 @@ SSE_MAX_BACKOFF = 30.0
 LISTEN_HEAD_SECONDS = 1.0
 #: Seconds that a client waits when there are too many of it (Retry-After).
 HTTP_RETRY_AFTER = 5
+
+#: Seconds in which a TLS handshake must be complete: one or two round trips and a few
+#: milliseconds of arithmetic. 30 is what anyio has, 60 nginx.
+TLS_HANDSHAKE_TIMEOUT = 30.0
+#: Seconds between looks at certificate files: a renewed certificate has days to spare.
+TLS_RELOAD_INTERVAL = 60.0
+#: Seconds before its end at which the expiry of an own certificate is reported, and how
+#: often: ACME clients renew 30 days before.
+TLS_EXPIRY_WARNING = 30 * 86_400.0
+TLS_EXPIRY_REPEAT = 86_400.0
+#: Servers of one TLS client whose last session is kept for resumption, a few KB each.
+MAX_TLS_SESSIONS = 256
+#: Bytes of one certificate, key or list of authorities read from a file: the bundle of all
+#: public authorities has 230 KB.
+MAX_PEM_BYTES = 4 * 1024 * 1024
+#: Seconds that the clocks of an OCSP responder and of a client may differ; OpenSSL's own
+#: programs allow 300 as well.
+OCSP_CLOCK_SKEW = 300.0
+
+#: Seconds between the pings of a WebSocket: below the 60 s after which proxies such as nginx
+#: (proxy_read_timeout) give a silent connection up.
+WEBSOCKET_PING_INTERVAL = 30.0
+#: Seconds in which each must be answered; `websockets` has 20 as well.
+WEBSOCKET_PONG_TIMEOUT = 20.0
 
 
 class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
