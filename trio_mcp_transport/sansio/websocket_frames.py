@@ -1,0 +1,376 @@
+"""WebSocket frames (RFC 6455, section 5): read into whole messages, and written.
+
+Used by the machine alone. Frames are taken apart by wsproto's `FrameDecoder`, which knows
+the rules of the format; what it lets pass is decided here: limits, which it has none of, the
+order of fragments, reserved bits, and UTF-8. All limits are looked at as soon as a header is
+there, so nothing is stored that would be refused.
+
+Most frames of a conversation are short text messages that arrive whole. Those do not go
+through the decoder: `MessageReader.read_untrusted` recognises them by their first two bytes
+and takes them out of the buffer in one step. Whatever is unusual about a frame in the
+slightest (cut, fragmented, compressed, large, a control frame, wrong) is left to the decoder.
+"""
+
+from __future__ import annotations
+
+from codecs import getincrementaldecoder
+from collections.abc import Callable
+from typing import Final
+
+from wsproto.frame_protocol import (
+    CloseReason,
+    FrameDecoder,
+    Opcode,
+    ParseFailed,
+    RsvBits,
+    XorMaskerSimple,
+)
+
+from ..errors import LocalProtocolError, RemoteProtocolError
+from .websocket_deflate import Deflater, Inflater
+from .websocket_events import CloseCode, WebSocketLimits, is_sendable_code
+
+__all__ = [
+    "BINARY",
+    "CLOSE",
+    "PING",
+    "PONG",
+    "TEXT",
+    "FrameWriter",
+    "MessageReader",
+    "close_payload",
+    "is_utf8",
+    "parse_close_untrusted",
+]
+
+TEXT: Final = 0x1
+BINARY: Final = 0x2
+CLOSE: Final = 0x8
+PING: Final = 0x9
+PONG: Final = 0xA
+
+_FIN: Final = 0x80
+_RSV1: Final = 0x40
+_MASKED: Final = 0x80
+_TWO_BYTES: Final = 126
+_EIGHT_BYTES: Final = 127
+#: A control frame holds 125 bytes, and the code takes two of them.
+_MAX_REASON_BYTES: Final = 123
+#: Up to here one big integer is the fastest way to mask, beyond it four translations.
+_MASK_AS_INTEGER_BYTES: Final = 1024
+#: Bytes of text that is not ASCII which are decoded at a time, to be thrown away.
+_UTF8_PIECE_BYTES: Final = 64 * 1024
+
+_make_utf8_decoder = getincrementaldecoder("utf-8")
+
+
+class MessageReader:
+    """Makes whole messages and control frames out of bytes.
+
+    Args:
+        limits: What the peer may send.
+        is_client: Which side this is: a server's frames are not masked, a client's are.
+        inflater: Where compression was agreed on.
+    """
+
+    __slots__ = ("_decoder", "_inflater", "_is_client", "_limits", "_message", "_quick_limit")
+
+    def __init__(
+        self, limits: WebSocketLimits, *, is_client: bool, inflater: Inflater | None
+    ) -> None:
+        self._limits = limits
+        self._is_client = is_client
+        self._inflater = inflater
+        self._decoder = _CheckingDecoder(limits, is_client, inflater is not None)
+        self._message = bytearray()
+        self._quick_limit = min(limits.max_message_bytes, limits.max_frame_bytes, 0xFFFF)
+
+    def receive_data(self, data: bytes) -> None:
+        """Store bytes."""
+        self._decoder.receive_bytes(data)
+
+    @property
+    def is_between_messages(self) -> bool:
+        """Whether nothing of a message or frame is there that is not complete."""
+        decoder = self._decoder
+        return not decoder.buffer.buffer and decoder.header is None and decoder.kind is None
+
+    def read_untrusted(self) -> tuple[int, bytes] | None:
+        """The next message or control frame.
+
+        Returns:
+            Its opcode and its data: for a text message UTF-8, for a Close what
+            `parse_close_untrusted` takes; None if it is not all there.
+
+        Raises:
+            RemoteProtocolError: The peer broke the protocol or a limit; `close_code` says
+                how to answer. Nothing can be read after it.
+        """
+        decoder = self._decoder
+        if decoder.header is None and decoder.kind is None:
+            data = self._quick(decoder.buffer.buffer)
+            if data is not None:
+                _check_utf8(data)
+                return TEXT, data
+        try:
+            while (frame := decoder.process_buffer()) is not None:
+                payload = frame.payload
+                assert isinstance(payload, bytes)
+                if frame.opcode >= CLOSE:
+                    return frame.opcode.value, payload
+                self._take_untrusted(payload)
+                if frame.frame_finished and frame.message_finished:
+                    return self._finish_untrusted()
+        except ParseFailed as error:
+            # A message about sizes, bits or opcodes: never what the peer wrote.
+            raise RemoteProtocolError(str(error), close_code=error.code.value) from error
+        return None
+
+    def _quick(self, buffer: bytearray) -> bytes | None:
+        """A text message that is there as one plain frame; None for whatever else there is."""
+        size = len(buffer)
+        if size < 2 or buffer[0] != _FIN | TEXT:
+            return None
+        length = buffer[1]
+        start = 2
+        if self._is_client:
+            if length >= _MASKED:
+                return None
+        else:
+            length -= _MASKED
+            if length < 0:
+                return None
+            start = 6
+        if length == _TWO_BYTES:
+            if size < 4:
+                return None
+            length = buffer[2] << 8 | buffer[3]
+            if length < _TWO_BYTES:
+                return None
+            start += 2
+        elif length == _EIGHT_BYTES:
+            return None
+        end = start + length
+        if size < end or length > self._quick_limit:
+            return None
+        data = bytes(buffer[start:end])
+        if not self._is_client:
+            data = _mask(data, bytes(buffer[start - 4 : start]))
+        del buffer[:end]
+        return data
+
+    def _take_untrusted(self, payload: bytes) -> None:
+        if self._decoder.is_compressed:
+            assert self._inflater is not None
+            self._inflater.inflate_untrusted(payload, self._message, self._limits.max_message_bytes)
+        else:
+            self._message += payload
+
+    def _finish_untrusted(self) -> tuple[int, bytes]:
+        decoder = self._decoder
+        kind = decoder.kind
+        assert kind is not None
+        if decoder.is_compressed:
+            assert self._inflater is not None
+            self._inflater.end_message_untrusted(self._message, self._limits.max_message_bytes)
+        decoder.end_message()
+        data = bytes(self._message)
+        self._message = bytearray()
+        if kind == TEXT:
+            _check_utf8(data)
+        return kind, data
+
+
+class _CheckingDecoder(FrameDecoder):
+    """wsproto's decoder, with our verdict on each header.
+
+    Attributes:
+        kind: The opcode of the message that is being read, None between two.
+        is_compressed: Whether that message is.
+    """
+
+    def __init__(self, limits: WebSocketLimits, is_client: bool, may_compress: bool) -> None:
+        super().__init__(client=is_client)
+        self.kind: int | None = None
+        self.is_compressed = False
+        self._limits = limits
+        self._may_compress = may_compress
+        self._fragments = 0
+        self._wire_bytes = 0
+
+    def end_message(self) -> None:
+        """The message is complete."""
+        self.kind = None
+        self._fragments = self._wire_bytes = 0
+
+    def extension_processing(self, opcode: Opcode, rsv: RsvBits, payload_len: int) -> None:
+        """Judge a header before its payload. wsproto calls it again if the mask is missing."""
+        if opcode >= CLOSE:
+            if any(rsv):
+                raise ParseFailed("a reserved bit in a control frame")
+            return
+        if opcode == Opcode.CONTINUATION:
+            if self.kind is None:
+                raise ParseFailed("a continuation of no message")
+            is_compressed = self.is_compressed
+        else:
+            if self.kind is not None:
+                raise ParseFailed("a message within a message")
+            is_compressed = rsv.rsv1
+        # RFC 7692, section 6.1: "Per-Message Compressed" bit in the first fragment only.
+        may_compress = self._may_compress and opcode != Opcode.CONTINUATION
+        if (rsv.rsv1 and not may_compress) or rsv.rsv2 or rsv.rsv3:
+            raise ParseFailed("a reserved bit that no extension uses")
+        limits = self._limits
+        if payload_len > limits.max_frame_bytes:
+            raise ParseFailed(
+                f"a frame of more than {limits.max_frame_bytes} bytes",
+                CloseReason.MESSAGE_TOO_BIG,
+            )
+        most = limits.max_message_bytes
+        if is_compressed:
+            most += (most >> 10) + 64  # what deflate adds to what it cannot compress
+        if self._wire_bytes + payload_len > most:
+            raise ParseFailed(
+                f"a message of more than {limits.max_message_bytes} bytes",
+                CloseReason.MESSAGE_TOO_BIG,
+            )
+        if self._fragments >= limits.max_fragments:
+            raise ParseFailed(
+                f"a message of more than {limits.max_fragments} fragments",
+                CloseReason.POLICY_VIOLATION,
+            )
+
+    def parse_header(self) -> bool:
+        """Read a header, if it is there; count it."""
+        if not super().parse_header():
+            return False
+        header = self.header
+        assert header is not None
+        if header.opcode < CLOSE:
+            if header.opcode != Opcode.CONTINUATION:
+                self.kind = header.opcode.value
+                self.is_compressed = header.rsv.rsv1
+            self._fragments += 1
+            self._wire_bytes += header.payload_len
+        return True
+
+
+class FrameWriter:
+    """Makes frames.
+
+    Args:
+        is_client: Which side this is: a client masks what it sends.
+        mask_key: Gives 4 random bytes for each frame; a server needs none.
+        max_frame_bytes: Messages are cut into frames of this many bytes.
+        deflater: Where compression was agreed on.
+    """
+
+    __slots__ = ("_deflater", "_mask_bit", "_mask_key", "_max_frame_bytes")
+
+    def __init__(
+        self,
+        *,
+        is_client: bool,
+        mask_key: Callable[[], bytes] | None,
+        max_frame_bytes: int,
+        deflater: Deflater | None,
+    ) -> None:
+        self._mask_bit = _MASKED if is_client else 0
+        self._mask_key = mask_key
+        self._max_frame_bytes = max_frame_bytes
+        self._deflater = deflater
+
+    def message(self, opcode: int, data: bytes) -> bytes:
+        """The frames of a message, or a control frame."""
+        first = _FIN | opcode
+        deflater = self._deflater
+        if deflater is not None and opcode < CLOSE and deflater.compresses(len(data)):
+            data = deflater.deflate(data)
+            first |= _RSV1
+        if len(data) <= self._max_frame_bytes:
+            return self._frame(first, data)
+        size = self._max_frame_bytes
+        pieces = [data[start : start + size] for start in range(0, len(data), size)]
+        # Opcode and reserved bit are those of the first frame; the last has the FIN bit.
+        firsts = [first & ~_FIN, *[0] * (len(pieces) - 2), _FIN]
+        return b"".join(map(self._frame, firsts, pieces))
+
+    def _frame(self, first: int, data: bytes) -> bytes:
+        size = len(data)
+        if size < _TWO_BYTES:
+            header = bytes((first, size | self._mask_bit))
+        elif size <= 0xFFFF:
+            header = bytes((first, _TWO_BYTES | self._mask_bit, size >> 8, size & 0xFF))
+        else:
+            header = bytes((first, _EIGHT_BYTES | self._mask_bit)) + size.to_bytes(8, "big")
+        mask_key = self._mask_key
+        if mask_key is None:
+            return header + data
+        key = mask_key()
+        if len(key) != 4:
+            raise LocalProtocolError(f"a mask has 4 bytes, not {len(key)}")
+        return b"".join((header, key, _mask(data, key)))
+
+
+def _mask(data: bytes, key: bytes) -> bytes:
+    """Mask or unmask: `data` xor `key`, over and over."""
+    size = len(data)
+    if size > _MASK_AS_INTEGER_BYTES:
+        return bytes(XorMaskerSimple(key).process(bytearray(data)))
+    keys = (key * (size // 4 + 1))[:size]
+    mixed = int.from_bytes(data, "little") ^ int.from_bytes(keys, "little")
+    return mixed.to_bytes(size, "little")
+
+
+def is_utf8(data: bytes) -> bool:
+    """Whether it is valid UTF-8; without holding all of it as text."""
+    if data.isascii():
+        return True
+    decode = _make_utf8_decoder().decode
+    try:
+        for start in range(0, len(data), _UTF8_PIECE_BYTES):
+            decode(data[start : start + _UTF8_PIECE_BYTES])
+        decode(b"", True)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _check_utf8(data: bytes) -> None:
+    # RFC 6455, section 8.1: "When an endpoint is to interpret a byte stream as UTF-8 but finds
+    # that the byte stream is not, in fact, a valid UTF-8 stream, that endpoint MUST _Fail the
+    # WebSocket Connection_."
+    if not is_utf8(data):
+        raise RemoteProtocolError(
+            "a text message is not valid UTF-8", close_code=CloseCode.INVALID_DATA
+        )
+
+
+def parse_close_untrusted(payload: bytes) -> tuple[int, str]:
+    """Code and reason of a Close frame.
+
+    Raises:
+        RemoteProtocolError: It is malformed.
+    """
+    if not payload:
+        # RFC 6455, section 7.1.5: "If this Close control frame contains no status code, _The
+        # WebSocket Connection Close Code_ is considered to be 1005."
+        return CloseCode.NO_STATUS.value, ""
+    code = int.from_bytes(payload[:2], "big")
+    if len(payload) == 1 or not is_sendable_code(code):
+        raise RemoteProtocolError("a Close frame without a valid code")
+    try:
+        return code, payload[2:].decode()
+    except UnicodeDecodeError as error:
+        raise RemoteProtocolError(
+            "the reason of a Close frame is not valid UTF-8", close_code=CloseCode.INVALID_DATA
+        ) from error
+
+
+def close_payload(code: int | None, reason: str) -> bytes:
+    """The payload of a Close frame; a reason that is too long is cut between two characters."""
+    if code is None:
+        return b""
+    text = reason.encode("utf-8", "replace")[:_MAX_REASON_BYTES]
+    return code.to_bytes(2, "big") + text.decode("utf-8", "ignore").encode()
