@@ -18,6 +18,7 @@ from trio_mcp_transport.http_endpoints import (
     SseTlsEndpoint,
 )
 from trio_mcp_transport.limits import ChannelOptions
+from trio_mcp_transport.tls_settings import TlsSettings
 
 pytestmark = pytest.mark.endpoints
 
@@ -81,7 +82,7 @@ WRITTEN: list[tuple[str | Mapping[str, object], HttpEndpoint, str]] = [
     ),
     (
         "https://h?cert=/c.pem&key=/k.pem",
-        HttpsEndpoint(host="h", port=9443, cert_file="/c.pem", key_file="/k.pem"),
+        HttpsEndpoint(host="h", port=9443, tls=TlsSettings(cert_file="/c.pem", key_file="/k.pem")),
         "https://h:9443/?cert_file=/c.pem&key_file=/k.pem",
     ),
     (
@@ -99,15 +100,13 @@ WRITTEN: list[tuple[str | Mapping[str, object], HttpEndpoint, str]] = [
             port=9443,
             rpc_path="/r",
             notify_path="/mcp/notify",
-            server_name="s.example",
-            ca_file="/ca.pem",
-            ca_path="/cas",
             read_timeout=1.5,
+            tls=TlsSettings(server_name="s.example", ca_file="/ca.pem", ca_path="/cas"),
             options=ChannelOptions(connect_timeout=0.5),
         ),
         (
             "https://localhost:9443/?rpc_path=/r&notify_path=/mcp/notify&read_timeout=1.5"
-            "&server_name=s.example&ca_file=/ca.pem&ca_path=/cas&connect_timeout=0.5"
+            "&ca_file=/ca.pem&ca_path=/cas&server_name=s.example&connect_timeout=0.5"
         ),
     ),
     (
@@ -203,7 +202,14 @@ REFUSED: list[tuple[str | Mapping[str, object], str]] = [
     ("sse+http://h/sse?rpc_path=/r", "sse+http has no sse_path and no rpc_path"),
     ("http://h/?ca_file=/ca", "ca_file is for TLS: write https://"),
     ("http://h/?cert=/c&key=/k", "cert_file is for TLS: write https://"),
-    ("https://h/?cert=/c", "cert_file and key_file are given together"),
+    ("https://h/?key=/k", "key_file needs cert_file or cert_pem"),
+    ("https://h/?ct=require", "ct=require needs ct_log_file"),
+    ("http://h/?proxy=h:1", "proxy must be http://HOST:PORT"),
+    ("http://h/?proxy=https://h:1", "proxy must be http://HOST:PORT"),
+    ("http://h/?proxy=http://u@h@h:1", "proxy must be http://HOST:PORT"),
+    ("http://h/?proxy=http://h:1/p", "proxy must be http://HOST:PORT"),
+    ("http://h/?proxy=http://%25zz@h:1", "proxy: its user has a percent sign without"),
+    ("https://h/?tls=x", "unknown option 'tls'"),
     ("http://h/?allowed_hosts=*", "allowed_hosts: to allow any Host, say check_host=false"),
     ("http://h/?allowed_hosts=0.0.0.0", "allowed_hosts: 0.0.0.0 is no address that anybody"),
     ("http://h/?allowed_hosts=[::]:80", "allowed_hosts: :: is no address that anybody"),
@@ -271,6 +277,9 @@ SECRETS: list[str | Mapping[str, object]] = [
     "scheme=http; host=h; auth=bearer; bearerToken=s3cret",
     "http://h/?header.X-Api-Key=s3cret",
     {"url": "http://h/mcp?key=s3cret"},
+    "https://h/?proxy=http://user:s3cret@proxy.example:3128",
+    "https://h/?cert=/c.pem&key_password=s3cret",
+    {"url": "https://h/", "cert_file": "/c.pem", "key_pem": "s3cret"},
     {"url": "http://h/mcp", "headers": {"Authorization": "Bearer s3cret"}},
     "scheme=http; host=h; auth=oauth2; oauthUrl=https://t/; clientId=i; clientSecret=s3cret",
 ]
@@ -280,6 +289,8 @@ WRONG_SECRETS: list[str | Mapping[str, object]] = [
     "http://h/?header.X-Api-Key=s3cret%0d",
     {"url": "http://h/mcp?s3cret=^"},
     "http://u:s3cret@h/mcp",
+    "https://h/?proxy=http://user:s3cret@proxy.example:port",
+    "https://h/?key_password=s3cret",
     {"url": "http://h/mcp", "headers": {"X": ["s3cret"]}},
 ]
 
@@ -291,7 +302,7 @@ def test_a_secret_is_never_shown(spec: str | Mapping[str, object]) -> None:
     assert "s3cret" not in shown
     assert "***" in shown
     # What was printed cannot be used by mistake, with a wrong secret.
-    with pytest.raises(ConfigurationError, match=r"\*\*\* only stands for a value"):
+    with pytest.raises(ConfigurationError, match=r"\*\*\* only stands for"):
         parse_endpoint(str(found))
 
 
@@ -329,9 +340,9 @@ def test_a_client_is_told_url_host_and_headers() -> None:
 @pytest.mark.parametrize("name", ["headers", "url_query", "read_timeout", "server_name"])
 def test_listening_refuses_what_only_a_client_can_use(name: str) -> None:
     values: dict[str, object] = {"headers": {"A": "1"}, "read_timeout": 1.0}
-    endpoint = msgspec.structs.replace(
-        HttpsEndpoint(host="h", port=1), **{name: values.get(name, "x")}
-    )
+    value = values.get(name, "x")
+    changed = {"tls": TlsSettings(server_name="x")} if name == "server_name" else {name: value}
+    endpoint = msgspec.structs.replace(HttpsEndpoint(host="h", port=1), **changed)
     endpoint.refuse_options_of("server")
     with pytest.raises(ConfigurationError, match=f"^{name} is for connecting"):
         endpoint.refuse_options_of("client")
@@ -357,10 +368,9 @@ def test_connecting_refuses_what_only_a_server_can_use(name: str, value: object)
 
 
 def test_every_field_belongs_to_a_side_or_to_both() -> None:
-    from trio_mcp_transport import http_endpoints
-
     both = {"host", "port", "path", "era", "revision", "rpc_path", "notify_path", "auth", "options"}
-    both |= {"max_exchanges", "idle_timeout", "bearer_token", "cert_file", "key_file"}
-    one = {*http_endpoints._CLIENT_ONLY, *http_endpoints._SERVER_ONLY}
+    both |= {"max_exchanges", "idle_timeout", "bearer_token", "tls"}
+    one = {*HttpEndpoint.client_only, *HttpEndpoint.server_only}
     assert both | one == {*HttpEndpoint.__struct_fields__}
     assert not both & one
+    assert len(one) == len(HttpEndpoint.client_only) + len(HttpEndpoint.server_only)

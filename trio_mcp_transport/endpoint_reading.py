@@ -18,26 +18,35 @@ from .endpoint_values import (
     declared_types,
     is_duration,
     is_octal,
+    nested_structs,
     read_milliseconds,
     read_value,
 )
-from .endpoints import Endpoint
+from .endpoints import HIDDEN, Endpoint
 from .errors import ConfigurationError
-from .limits import ChannelOptions
 
 __all__ = ["read_endpoint", "split_host_port"]
 
 E = TypeVar("E", bound=Endpoint)
 
-#: Names that the lists of older configurations use for fields of `ChannelOptions`.
+#: Names that the lists of older configurations use for fields of `ChannelOptions`, and
+#: what people and other programs call those of `TlsSettings`.
 _ALIASES = {
     "timeout_ms": "request_timeout_ms",
     "write_queue_max_bytes": "outbox_bytes",
     "max_content_length": "max_message_bytes",
+    "cert": "cert_file",
+    "certFile": "cert_file",
+    "key": "key_file",
+    "keyFile": "key_file",
+    "caFile": "ca_file",
+    "caPath": "ca_path",
+    "client_ca": "ca_file",
+    "serverName": "server_name",
 }
 _PORT = re.compile(r"[0-9]{1,5}")
 # How msgspec says which field of a struct is wrong.
-_AT = re.compile(r"(.*) - at `\$(?:\.options)?\.(\w+).*`")
+_AT = re.compile(r"(.*) - at `\$(?:\.(?:options|tls))?\.(\w+).*`")
 
 
 def read_endpoint(struct: type[E], parameters: Mapping[str, object], **target_fields: object) -> E:
@@ -45,26 +54,29 @@ def read_endpoint(struct: type[E], parameters: Mapping[str, object], **target_fi
 
     Args:
         struct: The endpoint's class.
-        parameters: Its fields and those of `ChannelOptions`, by name; durations also in
-            milliseconds, with ``_ms`` behind the name. All of them must be known.
+        parameters: Its fields and those of `ChannelOptions` and whatever else is nested in
+            it, by name; durations also in milliseconds, with ``_ms`` behind the name. All
+            of them must be known.
         target_fields: Fields that are known already, from the target.
 
     Raises:
         ConfigurationError: A parameter is unknown, doubled, missing or no such value.
     """
-    own = declared_types(struct)
-    del own["options"]
-    declared = declared_types(ChannelOptions) | own
+    nested = {name: declared_types(part) for name, part in nested_structs(struct).items()}
+    own = {name: found for name, found in declared_types(struct).items() if name not in nested}
+    declared = own | {key: part[key] for part in nested.values() for key in part}
     values = dict(target_fields)
     for key, value in parameters.items():
         field = _field_of(key, declared)
         if field is None:
             raise ConfigurationError(
                 f"unknown option {key!r} of a {struct.scheme} endpoint"
-                f" (known: {', '.join([*own, *declared_types(ChannelOptions)])})"
+                f" (known: {', '.join(declared)})"
             )
         if field in values:
             raise ConfigurationError(f"{field} is given twice")
+        if value == HIDDEN and field in struct.secret_fields:
+            raise ConfigurationError(f"{field}: {HIDDEN} only stands for a value that is not shown")
         values[field] = _read(key, value, declared[field], milliseconds=key not in declared)
     if "write_queue_max_bytes" in parameters:
         # A queue of that name fails when it is full; it never makes the sender wait.
@@ -72,7 +84,8 @@ def read_endpoint(struct: type[E], parameters: Mapping[str, object], **target_fi
     for required in msgspec.structs.fields(struct):
         if required.required and required.name not in values:
             raise ConfigurationError(f"{required.name} is missing in a {struct.scheme} endpoint")
-    values["options"] = {name: values.pop(name) for name in [*values] if name not in own}
+    for name, fields in nested.items():
+        values[name] = {key: values.pop(key) for key in [*values] if key in fields}
     try:
         return msgspec.convert(values, struct)
     except msgspec.ValidationError as error:

@@ -34,6 +34,7 @@ __all__ = [
     "declared_types",
     "is_duration",
     "is_octal",
+    "nested_structs",
     "parse_key_values",
     "parse_query",
     "percent_decode",
@@ -77,6 +78,15 @@ def declared_types(struct: type[msgspec.Struct]) -> dict[str, Type]:
     return {
         field.name: msgspec.inspect.type_info(field.type)
         for field in msgspec.structs.fields(struct)
+    }
+
+
+def nested_structs(struct: type[msgspec.Struct]) -> dict[str, type[msgspec.Struct]]:
+    """The fields of a struct that are structs themselves; as text they are one level."""
+    return {
+        field.name: field.type
+        for field in msgspec.structs.fields(struct)
+        if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct)
     }
 
 

@@ -21,7 +21,13 @@ from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
-from .endpoint_values import OCTAL, declared_types, percent_encode, write_value
+from .endpoint_values import (
+    OCTAL,
+    declared_types,
+    nested_structs,
+    percent_encode,
+    write_value,
+)
 from .errors import ConfigurationError
 from .limits import DEFAULT_MAX_CONNECTIONS, ChannelOptions
 
@@ -59,7 +65,9 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     A subclass names its `scheme`, the fields that its `target` writes, and its own
     fields; it gets checking, text form, equality and hash from here. Field types are
     limited to bool, int, float (seconds), str, literals of str, these or None, and
-    ``tuple[str, ...]`` of texts without commas; other types must be part of the target.
+    ``tuple[str, ...]`` of texts without commas; other types must be part of the target. A
+    field may also be a frozen struct of such fields, as `options` is: in text and in
+    parameters its fields stand beside the endpoint's own, so no two may have one name.
 
     Attributes:
         options: Limits and timeouts of each channel made from this endpoint.
@@ -67,6 +75,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     scheme: ClassVar[str]
     target_fields: ClassVar[tuple[str, ...]] = ()
+    #: Parameters whose values are never shown, those of nested structs among them.
+    secret_fields: ClassVar[tuple[str, ...]] = ()
 
     options: ChannelOptions = ChannelOptions()
 
@@ -76,12 +86,14 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Raises:
             ConfigurationError: One does not match; the text starts with its name.
         """
+        nested = nested_structs(type(self))
         for field in msgspec.structs.fields(self):
             value = getattr(self, field.name)
-            if field.name == "options":
-                if not isinstance(value, ChannelOptions):
+            if field.name in nested:
+                wanted = nested[field.name]
+                if not isinstance(value, wanted):
                     raise ConfigurationError(
-                        f"options must be ChannelOptions, not {type(value).__name__}"
+                        f"{field.name} must be {wanted.__name__}, not {type(value).__name__}"
                     )
                 continue
             try:
@@ -97,9 +109,11 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     def parameters(self) -> dict[str, str]:
         """The options as text, by name, where they differ from the default."""
-        return dict(_parameters(self, skip=("options", *self.target_fields))) | dict(
-            _parameters(self.options)
-        )
+        nested = nested_structs(type(self))
+        found = dict(_parameters(self, skip=(*nested, *self.target_fields)))
+        for name in nested:
+            found |= dict(_parameters(getattr(self, name)))
+        return found | {name: HIDDEN for name in self.secret_fields if name in found}
 
     def query(self) -> str:
         """`parameters` as they stand in a URL, with the question mark; or nothing."""
@@ -356,9 +370,7 @@ def join_host_port(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _parameters(
-    struct: Endpoint | ChannelOptions, skip: tuple[str, ...] = ()
-) -> Iterator[tuple[str, str]]:
+def _parameters(struct: msgspec.Struct, skip: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
     declared = declared_types(type(struct))
     for field in msgspec.structs.fields(struct):
         value = getattr(struct, field.name)

@@ -47,18 +47,12 @@ _TWO_PATHS = {"rpc_path": "/mcp/rpc", "notify_path": "/mcp/notify"}
 _TWO_PATHS_PORT = 9443
 _HEADER = "header."
 
-#: Names that older configurations and other programs use for fields.
+#: Names that older configurations and other programs use for fields; `endpoint_reading`
+#: knows those of every scheme.
 _ALIASES = {
     "rpcPath": "rpc_path",
     "notifyPath": "notify_path",
     "endpoint": "path",
-    "serverName": "server_name",
-    "caFile": "ca_file",
-    "caPath": "ca_path",
-    "certFile": "cert_file",
-    "keyFile": "key_file",
-    "cert": "cert_file",
-    "key": "key_file",
     "connectTimeoutMs": "connect_timeout_ms",
     "readTimeoutMs": "read_timeout_ms",
     "bearerToken": "bearer_token",

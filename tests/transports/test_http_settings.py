@@ -5,7 +5,6 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from trio_mcp_transport import http_endpoints
 from trio_mcp_transport.errors import ConfigurationError, FeatureUnavailable
 from trio_mcp_transport.http_endpoints import (
     HttpEndpoint,
@@ -25,6 +24,7 @@ from trio_mcp_transport.sansio.http1 import RequestHead
 from trio_mcp_transport.sansio.mcp_http.options import HttpServerOptions
 from trio_mcp_transport.security.admission import AdmissionPolicy, Admitted, Answered
 from trio_mcp_transport.security.facts import ConnectionFacts
+from trio_mcp_transport.tls_settings import TlsSettings
 from trio_mcp_transport.transports.http_client import client_options
 from trio_mcp_transport.transports.http_connection import HttpConnectionOptions
 from trio_mcp_transport.transports.http_settings import (
@@ -125,8 +125,8 @@ def test_every_option_of_a_server_makes_a_difference(name: str) -> None:
 
 def test_no_option_of_a_server_is_left_out() -> None:
     tokens = {"auth", "bearer_token"}
-    assert SERVER_FIELDS.keys() | tokens | {"options", "cert_file", "key_file"} == (
-        {*HttpEndpoint.__struct_fields__} - {*http_endpoints._CLIENT_ONLY}
+    assert SERVER_FIELDS.keys() | tokens | {"options", "tls"} == (
+        {*HttpEndpoint.__struct_fields__} - {*HttpEndpoint.client_only}
     )
 
 
@@ -183,8 +183,9 @@ def test_tls_is_named_as_what_is_missing(endpoint: HttpEndpoint) -> None:
         check_connecting(endpoint)
     check_connecting(endpoint, own_client=True)
     for name in ("server_name", "ca_file", "ca_path"):
+        tls = msgspec.structs.replace(TlsSettings(), **{name: "x"})
         with pytest.raises(ConfigurationError, match=f"{name} is a matter of the `client=`"):
-            check_connecting(msgspec.structs.replace(endpoint, **{name: "x"}), own_client=True)
+            check_connecting(msgspec.structs.replace(endpoint, tls=tls), own_client=True)
 
 
 def test_oauth_is_named_as_what_is_missing_and_nothing_is_sent_without_credentials() -> None:

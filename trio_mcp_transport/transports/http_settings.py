@@ -7,6 +7,8 @@ what its test holds.
 
 from __future__ import annotations
 
+import msgspec
+
 from ..endpoints import TcpEndpoint
 from ..errors import ConfigurationError, FeatureUnavailable
 from ..http_endpoints import HttpEndpoint
@@ -55,9 +57,20 @@ def check_connecting(endpoint: HttpEndpoint, *, own_client: bool = False) -> Non
             f"{endpoint.label}: TLS is not available; with `client=`, an httpx.AsyncClient"
             " brings its own"
         )
-    for name in ("server_name", "ca_file", "ca_path", "cert_file"):
-        if getattr(endpoint, name) is not None:
-            raise ConfigurationError(f"{endpoint.label}: {name} is a matter of the `client=` given")
+    if own_client:
+        _refuse_what_a_client_brings(endpoint)
+
+
+def _refuse_what_a_client_brings(endpoint: HttpEndpoint) -> None:
+    given = [
+        field.name
+        for field in msgspec.structs.fields(endpoint.tls)
+        if getattr(endpoint.tls, field.name) != field.default
+    ]
+    if endpoint.proxy is not None:
+        given.append("proxy")
+    if given:
+        raise ConfigurationError(f"{endpoint.label}: {given[0]} is a matter of the `client=` given")
 
 
 def check_listening(endpoint: HttpEndpoint) -> None:
