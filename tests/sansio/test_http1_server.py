@@ -50,6 +50,14 @@ def flags(machine: Http1Server) -> set[str]:
     return {name for name in names if getattr(machine, name)}
 
 
+@pytest.mark.parametrize("closes", [False, True])
+def test_a_response_that_names_another_protocol_says_so_in_connection_too(*, closes: bool) -> None:
+    headers = Headers([("Upgrade", "websocket"), *[("Connection", "close")] * closes])
+    sent = read(GET).send_response(ResponseHead(426, headers))
+    assert sent.count(b"Connection: Upgrade\r\n") == 1
+    assert sent.count(b"Connection: close\r\n") == closes
+
+
 def test_one_request_after_another() -> None:
     machine = Http1Server()
     machine.receive_data(POST + b"hello" + GET)

@@ -51,6 +51,7 @@ ServerEvent: TypeAlias = RequestHead | BodyData | EndOfBody | EndOfData
 _END_OF_BODY = EndOfBody()
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _CLOSE = b"Connection: close\r\n"
+_UPGRADE = b"Connection: Upgrade\r\n"
 _CHUNKED = b"Transfer-Encoding: chunked\r\n"
 
 
@@ -414,7 +415,7 @@ class Http1Server:
             raise LocalProtocolError("Connection is the machine's own, but for close")
 
     def _decide_close(self, headers: Headers) -> bytes:
-        """Decide whether this is the last response; the line that says so, if one is due."""
+        """Decide whether this is the last response; the lines of Connection that are due."""
         receiving, reader = self._receiving, self._reader
         if not (
             receiving is _DONE
@@ -423,10 +424,14 @@ class Http1Server:
         ):
             # A body that was not read stands between this request and the next.
             self._close = True
+        line = b""
         if "connection" in headers:
             self._close = True
-            return b""
-        return _CLOSE if self._close else b""
+        elif self._close:
+            line = _CLOSE
+        # RFC 9110, section 7.8: "A sender of Upgrade MUST also send an "Upgrade" connection
+        # option in the Connection header field".
+        return line + _UPGRADE if "upgrade" in headers else line
 
     def send_failed(self) -> None:
         """Tell that what was made was not written, or not all of it: only closing is left."""

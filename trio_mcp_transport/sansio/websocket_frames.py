@@ -89,6 +89,12 @@ class MessageReader:
         """Store bytes."""
         self._decoder.receive_bytes(data)
 
+    def discard(self) -> None:
+        """Forget what is there: nothing more will be read."""
+        self._decoder = _CheckingDecoder(self._limits, self._is_client, False)
+        self._message = bytearray()
+        self._inflater = None
+
     @property
     def is_between_messages(self) -> bool:
         """Whether nothing of a message or frame is there that is not complete."""

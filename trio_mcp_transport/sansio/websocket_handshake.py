@@ -9,8 +9,8 @@ never decides who may come in: that stands before it, as before every other requ
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
+import re
 from collections.abc import Sequence
 from typing import Final, TypeAlias
 
@@ -39,6 +39,8 @@ __all__ = [
 MCP_SUBPROTOCOL: Final = "mcp"
 
 _VERSION: Final = "13"
+# RFC 6455, section 4.1, point 10: the elements are tokens of HTTP.
+_TOKEN = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
 # RFC 6455, section 1.3.
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
@@ -105,7 +107,7 @@ def upgrade_headers(
         deflate: How messages may be compressed; None to offer no compression.
 
     Raises:
-        LocalProtocolError: A subprotocol cannot be written.
+        LocalProtocolError: A subprotocol is no token.
     """
     fields = [
         ("Upgrade", "websocket"),
@@ -113,6 +115,9 @@ def upgrade_headers(
         ("Sec-WebSocket-Key", key),
         ("Sec-WebSocket-Version", _VERSION),
     ]
+    for name in subprotocols:
+        if not _TOKEN.fullmatch(name):
+            raise LocalProtocolError(f"{name!r:.100} is no name of a subprotocol")
     if subprotocols:
         fields.append(("Sec-WebSocket-Protocol", ", ".join(subprotocols)))
     if deflate is not None:
@@ -249,7 +254,7 @@ def _is_key(key: str) -> bool:
         return False
     try:
         return len(base64.b64decode(key, validate=True)) == 16
-    except (binascii.Error, ValueError):  # the latter for what is not ASCII
+    except ValueError:
         return False
 
 

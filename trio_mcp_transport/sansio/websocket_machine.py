@@ -101,6 +101,9 @@ class WebSocketMachine:
         mask_key: Gives 4 unpredictable bytes for each frame (RFC 6455, section 5.3, tells
             why they must be). A client's; a server has no use for it.
 
+    Attributes:
+        is_client: Which side this is.
+
     Raises:
         ConfigurationError: A client without `mask_key`, or a server with it.
     """
@@ -114,6 +117,7 @@ class WebSocketMachine:
         "_receiving",
         "_sending",
         "_writer",
+        "is_client",
     )
 
     def __init__(
@@ -126,7 +130,7 @@ class WebSocketMachine:
     ) -> None:
         if role not in {"client", "server"}:
             raise ConfigurationError(f"role must be client or server, not {role!r}")
-        is_client = role == "client"
+        self.is_client = is_client = role == "client"
         if is_client is (mask_key is None):
             raise ConfigurationError(
                 "a client needs a mask_key" if is_client else "a server has no mask_key"
@@ -167,6 +171,8 @@ class WebSocketMachine:
     def _happened(self, trigger: _Trigger) -> None:
         receiving, sending = self._receiving, self._sending
         self._receiving = _RECEIVING.get((receiving, trigger), receiving)
+        if self._receiving is not _OPEN:
+            self._reader.discard()
         self._sending = _SENDING.get((sending, trigger), sending)
 
     def receive_data(self, data: bytes) -> None:
@@ -192,8 +198,7 @@ class WebSocketMachine:
                 ended without a Close. Final; `close_code` is what the machine's Close says,
                 1006 where there is nobody left to hear it.
         """
-        receiving = self._receiving
-        if receiving is _OPEN:
+        if self._receiving is _OPEN:
             try:
                 return self._next_untrusted()
             except RemoteProtocolError as error:
@@ -229,7 +234,7 @@ class WebSocketMachine:
         if self._sending is _OPEN:
             # RFC 6455, section 5.5.1: "When sending a Close frame in response, the endpoint
             # typically echos the status code it received."
-            self._say_close(None if code == CloseCode.NO_STATUS else code, "")
+            self._say_close(None if code == CloseCode.NO_STATUS else code)
         self._happened(_Trigger.CLOSE_RECEIVED)
         return CloseReceived(code, reason)
 
@@ -242,7 +247,7 @@ class WebSocketMachine:
             self._say_close(error.close_code, str(error))
         self._happened(_Trigger.FAULT)
 
-    def _say_close(self, code: int | None, reason: str) -> None:
+    def _say_close(self, code: int | None, reason: str = "") -> None:
         self._pong = None
         self._closing_words = self._writer.message(CLOSE, close_payload(code, reason))
 
