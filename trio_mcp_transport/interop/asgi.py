@@ -20,14 +20,7 @@ import trio
 from ..abc import EventHandler, MessageChannel
 from ..conversation import Dispatcher
 from ..errors import LocalProtocolError
-from ..http_endpoints import (
-    CorsPreset,
-    Era,
-    HttpEndpoint,
-    ProxyHeader,
-    ResponseMode,
-    SecurityHeadersPreset,
-)
+from ..http_endpoints import Era, HttpEndpoint, ResponseMode
 from ..limits import DEFAULT_DRAIN_SECONDS, ChannelOptions
 from ..reporting import choose_failure
 from ..security.admission import Authenticator
@@ -36,6 +29,7 @@ from ..stores.events import EventStore
 from ..transports.http_service import HttpService
 from ..transports.http_serving import HttpMode, HttpServing, SchemaLookup
 from ..transports.http_settings import check_listening, make_doorkeeper, server_options
+from ..web_endpoints import CorsPreset, ProxyHeader, SecurityHeadersPreset
 from .asgi_request import AsgiRequest, Receive, Send
 
 if TYPE_CHECKING:
