@@ -265,7 +265,7 @@ def test_every_option_is_explained(struct: type[Endpoint | ChannelOptions]) -> N
         assert f"\n    {field.name}: " in explained, field.name
 
 
-@pytest.mark.parametrize("command", ["serve", "connect", "call", "tap", "demo", "bench"])
+@pytest.mark.parametrize("command", ["serve", "connect", "call", "tap", "demo", "cert", "bench"])
 def test_every_option_of_the_command_line_is_explained(command: str, tmp_path: Path) -> None:
     page = (DOCS / "reference" / "cli.rst").read_text()
     common, *sections = re.split(r"^(\w+)\n-+$", page, flags=re.MULTILINE)

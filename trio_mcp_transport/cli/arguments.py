@@ -28,6 +28,7 @@ COMMANDS = {
     "connect": "join stdin and stdout to a server",
     "call": "send one request, print its result",
     "tap": "join two endpoints and show what passes",
+    "cert": "make certificates for trying out TLS",
     "bench": "measure speed and memory",
 }
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
