@@ -20,6 +20,7 @@ from trio_mcp_transport.security.spki import issuer_name, key_bits
 SHA1 = bytes.fromhex("06052b0e03021a")
 SHA256 = bytes.fromhex("0609608648016503040201")
 ECDSA_SHA256 = bytes.fromhex("06082a8648ce3d040302")
+ECDSA_SHA1 = bytes.fromhex("06072a8648ce3d0401")
 OCSP_BASIC = bytes.fromhex("06092b0601050507300101")
 #: 1.3.6.1.4.1.11129.2.4.5: the SCTs of an OCSP response (RFC 6962, section 3.3).
 SCT_LIST = bytes.fromhex("060a2b06010401d679020405")
@@ -82,19 +83,20 @@ def response(
     key: ec.EllipticCurvePrivateKey,
     shown: Sequence[x509.Certificate] = (),
     extensions: Sequence[bytes] = (),
+    weak: bool = False,
 ) -> bytes:
-    """A response that a responder signed, with the certificates that it shows."""
+    """A response that a responder signed, with the certificates that it shows; weakly, with SHA-1."""
     identity = der(0xA2, der(4, hashlib.sha1(key_bits(responder)).digest()))
     more = (der(0xA1, der(0x30, *extensions)),) if extensions else ()
     made = moment(max(answer.this_update for answer in answers))
     said = der(0x30, *(answer.encode() for answer in answers))
     signed = der(0x30, identity, made, said, *more)
-    signature = key.sign(signed, ec.ECDSA(hashes.SHA256()))
+    signature = key.sign(signed, ec.ECDSA(hashes.SHA1() if weak else hashes.SHA256()))
     certificates = b"".join(each.public_bytes(Encoding.DER) for each in shown)
     basic = der(
         0x30,
         signed,
-        der(0x30, ECDSA_SHA256),
+        der(0x30, ECDSA_SHA1 if weak else ECDSA_SHA256),
         der(3, b"\0" + signature),
         *((der(0xA0, der(0x30, certificates)),) if certificates else ()),
     )
