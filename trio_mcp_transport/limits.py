@@ -21,6 +21,7 @@ __all__ = [
     "DEFAULT_INBOX_BYTES",
     "DEFAULT_MAX_CONNECTIONS",
     "DEFAULT_MAX_EXCHANGES",
+    "DEFAULT_MAX_FRAGMENTS",
     "DEFAULT_MAX_HANDLERS",
     "DEFAULT_MAX_HELD_BYTES",
     "DEFAULT_MAX_MESSAGE_BYTES",
@@ -63,6 +64,7 @@ __all__ = [
     "SSE_MAX_BACKOFF",
     "SSE_QUIET_INTERVAL",
     "SSE_RETRY_INTERVAL",
+    "TLS_CLOSE_TIMEOUT",
     "TLS_EXPIRY_REPEAT",
     "TLS_EXPIRY_WARNING",
     "TLS_HANDSHAKE_TIMEOUT",
@@ -192,6 +194,9 @@ HTTP_RETRY_AFTER = 5
 #: Seconds in which a TLS handshake must be complete: one or two round trips and a few
 #: milliseconds of arithmetic. 30 is what anyio has, 60 nginx.
 TLS_HANDSHAKE_TIMEOUT = 30.0
+#: Seconds that the last record (close_notify or a fatal alert) waits for a peer that does
+#: not read. It is 24 bytes, so the rest of the connection is stuck as well.
+TLS_CLOSE_TIMEOUT = 1.0
 #: Seconds between looks at certificate files: a renewed certificate has days to spare.
 TLS_RELOAD_INTERVAL = 60.0
 #: Seconds before its end at which the expiry of an own certificate is reported, and how
@@ -207,6 +212,9 @@ MAX_PEM_BYTES = 4 * 1024 * 1024
 #: programs allow 300 as well.
 OCSP_CLOCK_SKEW = 300.0
 
+#: Frames of one message over a WebSocket: each costs the same however little it holds. 16 MiB
+#: in fragments of 16 KiB, as some proxies cut them.
+DEFAULT_MAX_FRAGMENTS = 1024
 #: Seconds between the pings of a WebSocket: below the 60 s after which proxies such as nginx
 #: (proxy_read_timeout) give a silent connection up.
 WEBSOCKET_PING_INTERVAL = 30.0
