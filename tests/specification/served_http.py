@@ -50,8 +50,8 @@ class Call(msgspec.Struct):
 class Server:
     """What is served, and what the tests look at.
 
-    Tools: ``echo`` answers at once, ``steps`` reports progress, ``wait`` waits until `release`
-    is set and then speaks once more, ``ask`` asks the client, ``leave`` ends its connection and
+    Tools: ``echo`` answers at once, ``steps`` reports progress, ``wait`` does, too, waits until
+    `release` is set and then speaks once more, ``ask`` asks the client, ``leave`` ends its connection and
     goes on when `release` is set, ``region`` has arguments in headers, ``fail`` raises.
     """
 
@@ -102,8 +102,10 @@ class Server:
                 for number in range(call.arguments.count):
                     await ctx.progress(number + 1)
             case "wait":
+                for number in range(call.arguments.count):
+                    await ctx.progress(number + 1)
                 await self.release.wait()
-                await ctx.progress(1)
+                await ctx.progress(call.arguments.count + 1)
             case "leave":
                 await ctx.progress(1)
                 await ctx.close_stream(retry=2)

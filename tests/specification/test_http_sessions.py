@@ -97,8 +97,8 @@ async def test_a_stream_ends_with_the_response_and_not_before() -> None:
     async with served("response=sse") as server:
         client = LegacyClient(server.url)
         await client.initialize()
-        async with client.request("tools/call", call("wait", True)) as answer:
-            await server.calls.wait()
+        async with client.request("tools/call", call("wait", True, count=1)) as answer:
+            assert (await answer.message())["method"] == "notifications/progress"
             assert not answer.ended
             server.release.set()
             first, last = await answer.message(), await answer.message()
@@ -136,14 +136,17 @@ async def test_what_relates_to_no_request_goes_onto_one_stream_and_no_response_d
         client = LegacyClient(server.url)
         await client.initialize()
         async with (
-            client.request("tools/call", call("wait", True)) as answer,
+            client.request("tools/call", call("wait", True, count=1)) as answer,
             client.get() as standalone,
         ):
             server.hub.changed("tools")
             assert (await standalone.message())["method"] == "notifications/tools/list_changed"
             server.release.set()
             messages = await answer.messages()
-            assert [each.get("method") for each in messages] == ["notifications/progress", None]
+            assert [each.get("method") for each in messages] == [
+                *["notifications/progress"] * 2,
+                None,
+            ]
             server.hub.changed("resources")
             assert (await standalone.message())["method"] == "notifications/resources/list_changed"
 
