@@ -304,7 +304,6 @@ def test_an_upgrade_may_be_refused() -> None:
         RequestHead("get", "/", HOST),
         RequestHead("G T", "/", HOST),
         RequestHead("GET /\r\n", "/", HOST),
-        RequestHead("CONNECT", "a:80", HOST),
         RequestHead("GET", "", HOST),
         RequestHead("GET", "/ x", HOST),
         RequestHead("GET", "/\r\n", HOST),
@@ -334,3 +333,29 @@ def test_the_number_of_informational_responses_is_counted_per_request() -> None:
         while machine.next_event() != EndOfBody():
             pass
         machine.start_next_cycle()
+
+
+TUNNEL = RequestHead("CONNECT", "h:443", Headers([("Host", "h:443")]))
+
+
+@pytest.mark.parametrize("more", [b"", b"Content-Length: 9\r\n", b"Transfer-Encoding: chunked\r\n"])
+def test_what_follows_the_head_of_a_tunnel_belongs_to_who_is_behind_it(more: bytes) -> None:
+    machine, events = answered(b"HTTP/1.1 200 OK\r\n" + more + b"\r\n\x16\x03", request=TUNNEL)
+    assert [type(event) for event in events] == [ResponseHead]
+    assert machine.trailing_data == (b"\x16\x03", False)
+    assert machine.next_event() is PAUSED
+    assert not machine.reusable
+
+
+def test_a_tunnel_that_is_refused_has_a_response_like_any_other() -> None:
+    machine, events = answered(b"HTTP/1.1 407 No\r\nContent-Length: 2\r\n\r\nhi", request=TUNNEL)
+    assert events[1:] == [BodyData(b"hi"), EndOfBody()]
+    assert machine.reusable
+
+
+def test_a_request_for_a_tunnel_has_no_body() -> None:
+    machine = Http1Client()
+    with pytest.raises(LocalProtocolError, match="no method that can be sent like that"):
+        machine.send_request(TUNNEL, b"x")
+    sent = machine.send_request(TUNNEL)
+    assert sent == b"CONNECT h:443 HTTP/1.1\r\nHost: h:443\r\n\r\n"

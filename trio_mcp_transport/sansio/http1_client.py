@@ -8,8 +8,8 @@ without being asked is a fault.
 receiving   `next_event` returns                 leaves by
 ==========  ===================================  ===========================================
 IDLE        `NEED_DATA`, `EndOfData`             `send_request`: HEAD
-HEAD        `InformationalResponse`,             the final head: BODY; 101: SWITCHED
-            `ResponseHead`
+HEAD        `InformationalResponse`,             the final head: BODY; 101, and 2xx to
+            `ResponseHead`                       CONNECT: SWITCHED
 BODY        `BodyData`, `EndOfBody`              the body is complete: DONE
 DONE        `PAUSED`                             `start_next_cycle`, if `reusable`: IDLE
 SWITCHED    `PAUSED`                             never: `trailing_data` is another protocol's
@@ -78,6 +78,7 @@ class Http1Client:
         "_eof",
         "_fault",
         "_informational",
+        "_is_connect",
         "_is_head",
         "_keep_alive",
         "_limits",
@@ -99,6 +100,7 @@ class Http1Client:
         self._keep_alive = True
         # Of the request in progress.
         self._is_head = False
+        self._is_connect = False
         self._asked_to_close = False
         self._asked_to_upgrade = False
         self._max_body_bytes: int | None = None
@@ -130,7 +132,8 @@ class Http1Client:
         """A whole request as one buffer; ``Content-Length`` is set where there is a body.
 
         Args:
-            head: Method, target and header fields, ``Host`` among them.
+            head: Method, target and header fields, ``Host`` among them. The target of
+                CONNECT is ``HOST:PORT``.
             body: The whole body.
             max_body_bytes: Most bytes of the response's body; more is a fault. None for a
                 body that is bounded by who reads it, such as a stream of events.
@@ -144,8 +147,8 @@ class Http1Client:
         if not self.reusable:
             raise LocalProtocolError("a request on a connection that ends")
         method, headers = head.method, head.headers
-        if not _METHOD.fullmatch(method) or method == "CONNECT":
-            raise LocalProtocolError(f"{method!r:.100} is no method that can be sent")
+        if not _METHOD.fullmatch(method) or (method == "CONNECT" and body):
+            raise LocalProtocolError(f"{method!r:.100} is no method that can be sent like that")
         if not _TARGET.fullmatch(head.target):
             raise LocalProtocolError("a request target has a character that cannot be sent")
         if len(headers.get_all("host")) != 1:
@@ -157,6 +160,7 @@ class Http1Client:
         self._asked_to_close = "close" in options
         self._asked_to_upgrade = "upgrade" in options and "upgrade" in headers
         self._is_head = method == "HEAD"
+        self._is_connect = method == "CONNECT"
         self._max_body_bytes = max_body_bytes
         self._informational = 0
         self._receiving = _HEAD
@@ -190,7 +194,8 @@ class Http1Client:
         self._eof = True
 
     def next_event(self) -> ClientEvent | NeedData | Paused:
-        """The next event, `NEED_DATA`, or `PAUSED` after `EndOfBody` and after 101.
+        """The next event, `NEED_DATA`, or `PAUSED` after `EndOfBody` and after the
+        head of a response that makes the connection another protocol's.
 
         Raises:
             RemoteProtocolError: The peer broke HTTP or a limit, or ended the connection in
@@ -249,6 +254,12 @@ class Http1Client:
                     f"more than {self._limits.max_informational} informational responses"
                 )
             return InformationalResponse(status, headers)
+        # RFC 9112, section 6.3, point 2: "Any 2xx (Successful) response to a CONNECT request
+        # implies that the connection will become a tunnel immediately after the empty line
+        # that concludes the header fields."
+        if self._is_connect and status < 300:
+            self._receiving = _SWITCHED
+            return ResponseHead(status, headers, reason)
         # RFC 9112, section 6.3, points 1 and 8.
         if self._is_head or status == 204 or status == 304:
             framing = 0
