@@ -2,44 +2,37 @@
 
 A `TlsStream` is made from a stream that is connected and a session that
 `security.tls_contexts` made; which certificates are good was decided there. This module
-moves bytes between the stream and the session's machine and decides nothing but when to
-wait.
+decides nothing but when to wait.
 
-Theory of operation:
+Theory of operation (`tls_wire` has that of the bytes):
 
-* Whatever the machine has to write gets in line for the wire (a strict first-in-first-out
-  lock) with no checkpoint after it was taken out of the machine: each record has its number,
-  and one that came out of order would end the connection.
-* Therefore a write that fails or is cancelled, or a record that was taken out and not
-  written, breaks the stream for good. Nobody knows how much of it arrived.
+* One handshake runs, in the task that needs it first; others wait for it. There is no
+  renegotiation, so later on sending never waits for the peer to say something, and receiving
+  writes only what is rare: an alert.
 * A read that is cancelled loses nothing. What was read is in the machine.
-* There is no renegotiation, so sending never waits for the peer to say something, and
-  receiving writes only what is rare: the answer to a fatal fault, or the refusal of a
-  renegotiation. One handshake runs, in the task that needs it first; others wait for it.
 * When the machine finds a fault it may have an alert that tells the peer why. The alert is
   written before the error is raised, as far as the peer takes it within `TLS_CLOSE_TIMEOUT`.
 * `send_nowait` encrypts before it knows how much fits. If a record was taken in part, its
-  rest waits here and its plaintext counts as not written; whoever gets a short count sends
-  that plaintext next, as it must, and gets the rest of the record written instead. That it is
-  the same plaintext is checked.
+  rest waits in the wire and its plaintext counts as not written; whoever gets a short count
+  sends that plaintext next, as it must, and the rest of the record is written instead. That
+  it is the same plaintext is checked.
 """
 
 from __future__ import annotations
 
 import copy
-import enum
-from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn, Protocol
 
 import trio
 
 from ..errors import LocalProtocolError, ProtocolError, TlsError, TlsHandshakeFailed
-from ..limits import TLS_CLOSE_TIMEOUT, WRITE_SLICE_BYTES
+from ..limits import READ_CHUNK_BYTES, WRITE_SLICE_BYTES
 from ..sansio.machine import NEED_DATA
 from ..sansio.tls import TlsData, TlsHandshakeCompleted, TlsMachine
 from ..tls_facts import TlsFacts
 from .fd_stream import read_size
+from .tls_wire import TlsWire, WireState
 
 __all__ = ["TlsSession", "TlsStream"]
 
@@ -74,12 +67,6 @@ class TlsSession(Protocol):
         """Called once, when the first data came: a server's session tickets come before it."""
 
 
-class _State(enum.Enum):
-    OPEN = enum.auto()
-    BROKEN = enum.auto()
-    CLOSED = enum.auto()
-
-
 class TlsStream(trio.abc.HalfCloseableStream):
     """A stream of plaintext over a stream of ciphertext, which it owns from now on.
 
@@ -99,15 +86,8 @@ class TlsStream(trio.abc.HalfCloseableStream):
         self.transport_stream = stream
         self.facts: TlsFacts | None = None
         self._session = session
-        self._machine = session.machine
-        self._send_now: Callable[[bytes], int] | None = getattr(stream, "send_nowait", None)
-        self._receive_now: Callable[[], bytes | None] | None = getattr(
-            stream, "receive_nowait", None
-        )
-        self._state = _State.OPEN
-        self._cause: BaseException | None = None  # of BROKEN
+        self._wire = TlsWire(stream, session.machine)
         self._shaking: trio.Event | None = None  # set when the handshake has ended
-        self._wire = trio.StrictFIFOLock()
         self._is_sending = False
         self._is_receiving = False
         self._eof_sent = False
@@ -115,13 +95,11 @@ class TlsStream(trio.abc.HalfCloseableStream):
         # Decrypted and not returned: `_plain` from `_plain_at` on.
         self._plain = b""
         self._plain_at = 0
-        # The rest of a record that was written in part, and the plaintext of it that
-        # `send_nowait` has not counted.
-        self._unsent = b""
+        # Encrypted and written in part, and not counted by `send_nowait`.
         self._owed = b""
 
     def __repr__(self) -> str:
-        return f"<TlsStream {self._state.name.lower()} over {self.transport_stream!r}>"
+        return f"<TlsStream {self._wire.state.value} over {self.transport_stream!r}>"
 
     @property
     def can_send_eof(self) -> bool:
@@ -129,7 +107,7 @@ class TlsStream(trio.abc.HalfCloseableStream):
 
         Before the handshake nobody knows; it says yes.
         """
-        return self.facts is None or self._machine.can_half_close
+        return self.facts is None or self._wire.machine.can_half_close
 
     # -- handshake ----------------------------------------------------------------------
 
@@ -144,16 +122,17 @@ class TlsStream(trio.abc.HalfCloseableStream):
             trio.BrokenResourceError: It was cancelled before, or the stream broke since.
             trio.ClosedResourceError: This side closed the stream.
         """
-        if self._state is _State.OPEN:
+        wire = self._wire
+        if wire.state is WireState.OPEN:
             if self.facts is not None:
                 await trio.lowlevel.checkpoint()
                 return self.facts
             if self._shaking is None:
                 return await self._shake()
             await self._shaking.wait()
-        if self._state is not _State.CLOSED and isinstance(self._cause, TlsError):
-            raise copy.copy(self._cause) from self._cause
-        self._check_open()
+        if wire.state is WireState.BROKEN and isinstance(wire.cause, TlsError):
+            raise copy.copy(wire.cause) from wire.cause
+        wire.check_open()
         assert self.facts is not None
         return self.facts
 
@@ -167,52 +146,61 @@ class TlsStream(trio.abc.HalfCloseableStream):
     @trio.lowlevel.enable_ki_protection
     async def _shake(self) -> TlsFacts:
         await trio.lowlevel.checkpoint_if_cancelled()
+        wire, limit = self._wire, self._session.handshake_timeout
         self._shaking = trio.Event()
-        limit = self._session.handshake_timeout
         try:
             with trio.move_on_after(limit):
                 self.facts = await self._run_handshake()
                 return self.facts
+            if wire.cause is not None:  # the time ran out while the peer was told
+                raise wire.cause
             raise TlsHandshakeFailed(f"the TLS handshake was not complete within {limit:g} s")
         except BaseException as error:
-            self._break(error)
+            wire.break_with(error)
             raise
         finally:
             self._shaking.set()
 
     async def _run_handshake(self) -> TlsFacts:
-        machine = self._machine
+        wire, machine, session = self._wire, self._wire.machine, self._session
         while True:
+            failure: Exception
             try:
                 event = machine.next_event()
             except TlsHandshakeFailed as error:
-                self._cause = error  # the first one, whatever comes of telling the peer
-                await self._say_last_words()
-                better = self._session.explain(error)
-                raise better from (None if better is error else error.__cause__)
+                failure = session.explain(error)
             except Exception as error:  # a callback's own, such as CertificateError
-                self._cause = error
-                await self._say_last_words()
-                raise
-            facts = None
-            if isinstance(event, TlsHandshakeCompleted):
-                # Before this side's last flight, so that a peer which is refused now does not
-                # take the handshake for complete.
-                facts = self._session.finish()
-            output = machine.bytes_to_send()
-            try:
-                if output:
-                    await self._write(output)
-                if facts is not None:
-                    return facts
-                await self._read()
-            except trio.BrokenResourceError as error:
-                why = self._look_for_alert() or error
-                if isinstance(why, TlsHandshakeFailed):
-                    raise self._session.explain(why) from error
-                raise TlsHandshakeFailed(
-                    f"the connection broke during the TLS handshake: {error}".rstrip(": ")
-                ) from error
+                failure = error
+            else:
+                # `finish` comes before this side's last flight, so that a peer which is
+                # refused now does not take the handshake for complete.
+                facts = session.finish() if isinstance(event, TlsHandshakeCompleted) else None
+                output = machine.bytes_to_send()
+                try:
+                    if output:
+                        await wire.write(output)
+                    if facts is not None:
+                        return facts
+                    await wire.read()
+                except trio.BrokenResourceError as error:
+                    raise self._lost_in_handshake(error) from error
+                continue
+            wire.cause = failure  # whatever comes of telling the peer
+            await wire.say_last_words()
+            raise failure
+
+    def _lost_in_handshake(self, error: trio.BrokenResourceError) -> TlsError:
+        """Why the connection broke; the peer may have said it before it closed."""
+        try:
+            while self._wire.read_nowait():
+                self._wire.machine.next_event()
+        except TlsHandshakeFailed as why:
+            if why.alert is not None:
+                return self._session.explain(why)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+        text = f"the connection broke during the TLS handshake: {error}"
+        return TlsHandshakeFailed(text.rstrip(": "))
 
     # -- receiving ----------------------------------------------------------------------
 
@@ -234,6 +222,7 @@ class TlsStream(trio.abc.HalfCloseableStream):
         """
         max_bytes = read_size(max_bytes)
         self._check_can_receive()
+        wire = self._wire
         self._is_receiving = True
         try:
             if self.facts is None:
@@ -241,23 +230,25 @@ class TlsStream(trio.abc.HalfCloseableStream):
             await trio.lowlevel.checkpoint_if_cancelled()
             waited = False
             while True:
-                self._check_open()
+                wire.check_open()
                 try:
                     data = self._take(max_bytes)
                 except ProtocolError as error:
-                    self._cause = error
-                    await self._say_last_words()
-                    self._give_up(error)
-                output = self._machine.bytes_to_send()
-                if output:
-                    await self._write(output)
+                    wire.cause = fault = error
+                else:
+                    output = wire.machine.bytes_to_send()
+                    if output:
+                        await wire.write(output)
+                        waited = True
+                    if data is not None:
+                        if not waited:
+                            await trio.lowlevel.cancel_shielded_checkpoint()
+                        return data
+                    await wire.read()
                     waited = True
-                if data is not None:
-                    if not waited:
-                        await trio.lowlevel.cancel_shielded_checkpoint()
-                    return data
-                await self._read()
-                waited = True
+                    continue
+                await wire.say_last_words()
+                wire.fail(fault)
         finally:
             self._is_receiving = False
 
@@ -265,14 +256,12 @@ class TlsStream(trio.abc.HalfCloseableStream):
     def receive_nowait(self, max_bytes: int | None = None) -> bytes | None:
         """Read what is there, without waiting; no checkpoint.
 
-        Not for use while a task is in `receive_some`, whose bytes it would take.
-
         Args:
             max_bytes: At most so many; 64 KiB by default.
 
         Returns:
             The bytes; ``b""`` at the end; None when there is nothing yet. Always None before
-            the handshake.
+            the handshake and while something is being written.
 
         Raises:
             trio.BrokenResourceError: As `receive_some`.
@@ -281,16 +270,20 @@ class TlsStream(trio.abc.HalfCloseableStream):
         """
         max_bytes = read_size(max_bytes)
         self._check_can_receive()
-        if self.facts is None or self._wire.locked():
+        wire = self._wire
+        if self.facts is None or wire.is_writing:
             return None
         while True:
             try:
                 data = self._take(max_bytes)
             except ProtocolError as error:
-                self._write_what_fits(self._machine.bytes_to_send())
-                self._give_up(error)
-            self._write_what_fits(self._machine.bytes_to_send())
-            if data is not None or not self._read_nowait():
+                with suppress(trio.BrokenResourceError):
+                    wire.write_what_fits(wire.machine.bytes_to_send())
+                wire.fail(error)
+            output = wire.machine.bytes_to_send()
+            if output:
+                wire.write_what_fits(output)
+            if data is not None or not wire.read_nowait():
                 return data
 
     def _take(self, max_bytes: int) -> bytes | None:
@@ -299,12 +292,14 @@ class TlsStream(trio.abc.HalfCloseableStream):
         Raises:
             ProtocolError: The machine found a fault, and nothing came before it.
         """
-        at = self._plain_at
-        if at < len(self._plain):
-            piece = self._plain[at : at + max_bytes]
-            self._plain_at = at + len(piece)
-            return piece
-        machine = self._machine
+        if self._plain:
+            at = self._plain_at
+            data = self._plain[at : at + max_bytes]
+            self._plain_at = at + len(data)
+            if self._plain_at == len(self._plain):
+                self._plain, self._plain_at = b"", 0
+            return data
+        machine = self._wire.machine
         event = machine.next_event()
         if event is NEED_DATA:
             return None
@@ -328,35 +323,6 @@ class TlsStream(trio.abc.HalfCloseableStream):
             return data[:max_bytes]
         return data
 
-    async def _read(self) -> None:
-        """Let the machine have what comes next."""
-        try:
-            data = await self.transport_stream.receive_some()
-        except trio.BrokenResourceError as error:
-            self._break(error)
-            raise
-        if data:
-            self._machine.receive_data(bytes(data))
-        else:
-            self._machine.receive_eof()
-
-    def _read_nowait(self) -> bool:
-        """Let the machine have what is there; whether there was something, or the end."""
-        if self._receive_now is None:
-            return False
-        try:
-            data = self._receive_now()
-        except trio.BrokenResourceError as error:
-            self._break(error)
-            raise
-        if data is None:
-            return False
-        if data:
-            self._machine.receive_data(data)
-        else:
-            self._machine.receive_eof()
-        return True
-
     # -- sending ------------------------------------------------------------------------
 
     @trio.lowlevel.enable_ki_protection
@@ -372,22 +338,22 @@ class TlsStream(trio.abc.HalfCloseableStream):
             LocalProtocolError: `send_nowait` gave a short count, and this is not what it left.
         """
         self._check_can_send()
+        wire = self._wire
         self._is_sending = True
         try:
             if self.facts is None:
                 await self._ensure_handshake()
             await trio.lowlevel.checkpoint_if_cancelled()
-            self._check_open()
             with memoryview(data) as view, view.cast("B") as octets:
                 at = self._take_owed(octets)
                 if at == len(octets):
                     await self._write(b"")
                 while at < len(octets):
+                    wire.check_can_send()
                     with octets[at : at + WRITE_SLICE_BYTES] as piece:
-                        record = self._encrypt(piece)
                         at += len(piece)
-                    await self._write(record)
-                    self._check_open()
+                        ciphertext = self._encrypt(piece)
+                    await self._write(ciphertext)
         finally:
             self._is_sending = False
             del data  # or whoever keeps the exception keeps it
@@ -410,26 +376,53 @@ class TlsStream(trio.abc.HalfCloseableStream):
             LocalProtocolError: This is not what the last call left.
         """
         self._check_can_send()
-        if self._send_now is None or self.facts is None or self._wire.locked():
+        wire = self._wire
+        if not wire.can_send_now or self.facts is None or wire.is_writing:
             return 0
-        if self._unsent and not self._write_what_fits(b""):
-            return 0
-        with memoryview(data) as view, view.cast("B") as octets:
-            at = self._take_owed(octets)
-            while at < len(octets):
-                with octets[at : at + WRITE_SLICE_BYTES] as piece:
-                    if not self._write_what_fits(self._encrypt(piece)):
-                        self._owed = bytes(piece)
-                        break
-                    at += len(piece)
-            return at
+        try:
+            if wire.has_unsent and not wire.write_what_fits(b""):
+                return 0
+            with memoryview(data) as view, view.cast("B") as octets:
+                at = self._take_owed(octets)
+                while at < len(octets):
+                    with octets[at : at + WRITE_SLICE_BYTES] as piece:
+                        if not wire.write_what_fits(self._encrypt(piece)):
+                            self._owed = bytes(piece)
+                            break
+                        at += len(piece)
+                return at
+        except trio.BrokenResourceError as error:
+            self._raise_why(error)
 
     def _encrypt(self, piece: memoryview) -> bytes:
         try:
-            return self._machine.send_data(piece)
+            return self._wire.machine.send_data(piece)
         except BaseException as error:
-            self._break(error)
+            self._wire.break_with(error)
             raise
+
+    async def _write(self, ciphertext: bytes) -> None:
+        try:
+            await self._wire.write(ciphertext)
+        except trio.BrokenResourceError as error:
+            self._raise_why(error)
+
+    def _raise_why(self, error: trio.BrokenResourceError) -> NoReturn:
+        """Raise why the peer takes nothing: it may have said so before it closed.
+
+        A TLS 1.3 client learns so that its certificate was refused, as its side of the
+        handshake was complete before the server's.
+        """
+        if not self._is_receiving and not self._plain:
+            try:
+                while self._wire.read_nowait() and not self._plain:
+                    self._plain = self._take(READ_CHUNK_BYTES) or b""
+            except ProtocolError as why:
+                if not self._wire.machine.was_cut_off:
+                    self._wire.fail(why)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                pass
+        raise error
 
     def _take_owed(self, octets: memoryview) -> int:
         """How many bytes of this were encrypted before, when they did not fit."""
@@ -454,9 +447,7 @@ class TlsStream(trio.abc.HalfCloseableStream):
         self._check_can_send(after_eof=True)
         self._is_sending = True
         try:
-            async with self._wire:
-                self._check_open()
-                await self.transport_stream.wait_send_all_might_not_block()
+            await self._wire.wait_writable()
         finally:
             self._is_sending = False
 
@@ -476,83 +467,15 @@ class TlsStream(trio.abc.HalfCloseableStream):
             if self.facts is None:
                 await self._ensure_handshake()
             await trio.lowlevel.checkpoint()
-            self._check_open()
+            self._wire.check_can_send()
             if self._eof_sent:
                 return
-            if not self._machine.can_half_close:
+            if not self._wire.machine.can_half_close:
                 raise LocalProtocolError("TLS 1.2 cannot end one direction alone")
             self._eof_sent = True
-            await self._write(self._machine.send_close())
+            await self._write(self._wire.machine.send_close())
         finally:
             self._is_sending = False
-
-    # -- the wire -----------------------------------------------------------------------
-
-    async def _write(self, data: bytes) -> None:
-        """Write what came out of the machine just now, after what came before it."""
-        try:
-            try:
-                self._wire.acquire_nowait()
-            except trio.WouldBlock:
-                await self._wire.acquire()
-            try:
-                if self._state is _State.BROKEN:
-                    self._check_open()
-                if self._unsent:
-                    data = self._unsent + data
-                    self._unsent = b""
-                await self.transport_stream.send_all(data)
-            finally:
-                self._wire.release()
-        except trio.BrokenResourceError as error:
-            self._give_up(self._look_for_alert() or error)
-        except BaseException as error:
-            self._break(error)
-            raise
-
-    def _write_what_fits(self, data: bytes) -> bool:
-        """Write without waiting, keep the rest for later; whether nothing is left.
-
-        Only while nobody has the wire.
-        """
-        data = self._unsent + data
-        if not data:
-            return True
-        self._unsent = data
-        if self._send_now is None:
-            return False
-        try:
-            written = self._send_now(data)
-        except trio.BrokenResourceError as error:
-            self._give_up(self._look_for_alert() or error)
-        except BaseException as error:
-            self._break(error)
-            raise
-        self._unsent = data[written:]
-        return not self._unsent
-
-    async def _say_last_words(self) -> None:
-        """Let the peer have the alert that tells why this is the end, if there is one."""
-        alert = self._machine.bytes_to_send()
-        if alert:
-            with (
-                trio.move_on_after(TLS_CLOSE_TIMEOUT),
-                suppress(trio.BrokenResourceError, trio.ClosedResourceError),
-            ):
-                await self._write(alert)
-
-    def _look_for_alert(self) -> ProtocolError | TlsError | None:
-        """Why the peer does not take anything, if it said so before it closed."""
-        if self._is_receiving and self.facts is not None:
-            return None  # that task finds out by itself
-        try:
-            while self._read_nowait() and self._machine.next_event() is NEED_DATA:
-                pass
-        except (ProtocolError, TlsError) as error:
-            return None if self._machine.was_cut_off else error
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            return None
-        return None
 
     # -- the end ------------------------------------------------------------------------
 
@@ -561,15 +484,7 @@ class TlsStream(trio.abc.HalfCloseableStream):
 
         The peer reads a clean end if close_notify can be said without waiting.
         """
-        farewell = self._end()
-        if farewell and self._send_now is not None and not self._wire.locked():
-            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                self._send_now(farewell)
-        close: Callable[[], object] | None = getattr(self.transport_stream, "close", None)
-        if close is not None:
-            close()
-        else:
-            trio.lowlevel.spawn_system_task(_close_in_background, self.transport_stream)
+        self._wire.close(self._end())
 
     async def aclose(self) -> None:
         """Say close_notify, close, then checkpoint. Idempotent.
@@ -577,71 +492,21 @@ class TlsStream(trio.abc.HalfCloseableStream):
         A peer that does not read holds it up for `TLS_CLOSE_TIMEOUT` at most; in a cancelled
         scope nothing does.
         """
-        farewell = self._end()
-        try:
-            if farewell:
-                await self._say_goodbye(farewell)
-        finally:
-            await self.transport_stream.aclose()
+        await self._wire.aclose(self._end())
 
     def _end(self) -> bytes:
-        """Be closed from now on; return what to write before, if anything can be written."""
-        state, self._state = self._state, _State.CLOSED
-        if state is not _State.OPEN or self.facts is None or self._is_sending or self._eof_sent:
-            return b""
-        farewell = self._unsent + self._machine.send_close()
-        self._unsent = b""
-        return farewell
-
-    async def _say_goodbye(self, farewell: bytes) -> None:
-        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            if self._send_now is not None and not self._wire.locked():
-                farewell = farewell[self._send_now(farewell) :]
-            if farewell:
-                with trio.move_on_after(TLS_CLOSE_TIMEOUT):
-                    async with self._wire:
-                        await self.transport_stream.send_all(farewell)
-
-    def _break(self, error: BaseException) -> None:
-        """Nothing can be sent or received any more, and the first cause says why."""
-        if self._state is _State.OPEN:
-            self._state = _State.BROKEN
-            if self._cause is None:
-                self._cause = error
-            self._machine.send_failed()
-
-    def _give_up(self, error: Exception) -> NoReturn:
-        """Break, and raise what that is for the caller."""
-        self._break(error)
-        if self._state is _State.CLOSED:
-            self._check_open()
-        if isinstance(error, (trio.BrokenResourceError, TlsError)):
-            raise error
-        raise trio.BrokenResourceError(str(error)) from error
-
-    def _check_open(self) -> None:
-        if self._state is _State.CLOSED:
-            raise trio.ClosedResourceError("this side closed the TLS stream")
-        if self._state is _State.BROKEN:
-            cause = self._cause
-            text = str(cause) or "the TLS stream is broken"
-            if isinstance(cause, trio.Cancelled):
-                text = "the TLS stream is broken: a task was cancelled while it wrote"
-            raise trio.BrokenResourceError(text) from cause
+        """Be closed from now on; return what to write before."""
+        can_speak = self.facts is not None and not self._is_sending and not self._eof_sent
+        return self._wire.end(with_farewell=can_speak)
 
     def _check_can_receive(self) -> None:
         if self._is_receiving:
             raise trio.BusyResourceError("another task is receiving on this TLS stream")
-        self._check_open()
+        self._wire.check_open()
 
     def _check_can_send(self, *, after_eof: bool = False) -> None:
         if self._is_sending:
             raise trio.BusyResourceError("another task is sending on this TLS stream")
-        self._check_open()
+        self._wire.check_can_send()
         if self._eof_sent and not after_eof:
             raise trio.ClosedResourceError("this side sent EOF")
-
-
-async def _close_in_background(stream: trio.abc.Stream) -> None:
-    with trio.CancelScope(shield=True):
-        await trio.aclose_forcefully(stream)

@@ -1,0 +1,294 @@
+"""Where the ciphertext of one `TlsStream` goes and comes from, and what broke it.
+
+Used by `tls_stream` alone. Holds the stream underneath, the machine and the state of both;
+moves bytes between them and decides nothing. Theory of operation:
+
+* Whatever the machine has to write gets in line for the wire (a strict first-in-first-out
+  lock) with no checkpoint after it was taken out of the machine: each record has its number,
+  and one that came out of order would end the connection.
+* Therefore a write that is cancelled, or a record that was taken out and not written, breaks
+  everything for good: nobody knows how much of it arrived.
+* A write that the connection refuses breaks sending alone. What the peer sent before it went
+  away can still be read, among it the alert that says why it went.
+* The first cause wins and stays. Whoever comes later gets a fresh exception `from` it.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from contextlib import suppress
+from typing import NoReturn
+
+import trio
+
+from ..limits import TLS_CLOSE_TIMEOUT
+from ..sansio.tls import TlsMachine
+
+__all__ = ["TlsWire", "WireState"]
+
+
+class WireState(enum.Enum):
+    """What can be done with a wire."""
+
+    OPEN = "open"
+    BROKEN = "broken"
+    CLOSED = "closed"
+
+
+class TlsWire:
+    """The stream underneath, and the machine.
+
+    Args:
+        stream: Carries the ciphertext. `send_nowait`, `receive_nowait` and `close`
+            (synchronous) are used where it has them.
+        machine: Makes and reads it.
+
+    Attributes:
+        stream: See above.
+        machine: See above.
+        state: OPEN until something broke it or this side closed it.
+        cause: What broke it first; also while it is being told to the peer.
+        can_send_now: Whether `write_what_fits` can ever write anything.
+    """
+
+    __slots__ = (
+        "_lock",
+        "_receive_now",
+        "_send_fault",
+        "_send_now",
+        "_unsent",
+        "can_send_now",
+        "cause",
+        "machine",
+        "state",
+        "stream",
+    )
+
+    def __init__(self, stream: trio.abc.Stream, machine: TlsMachine) -> None:
+        self.stream = stream
+        self.machine = machine
+        self.state = WireState.OPEN
+        self.cause: BaseException | None = None
+        self._send_now: Callable[[bytes], int] | None = getattr(stream, "send_nowait", None)
+        self._receive_now: Callable[[], bytes | None] | None = getattr(
+            stream, "receive_nowait", None
+        )
+        self.can_send_now = self._send_now is not None
+        self._send_fault: trio.BrokenResourceError | None = None
+        self._lock = trio.StrictFIFOLock()
+        self._unsent = b""  # the rest of what was written in part
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether a task has the wire for writing."""
+        return self._lock.locked()
+
+    # -- reading ------------------------------------------------------------------------
+
+    async def read(self) -> None:
+        """Let the machine have what comes next.
+
+        Raises:
+            trio.BrokenResourceError: The connection failed.
+            trio.ClosedResourceError: This side closed it.
+        """
+        try:
+            data = await self.stream.receive_some()
+        except trio.BrokenResourceError as error:
+            self.break_with(error)
+            raise
+        if data:
+            self.machine.receive_data(bytes(data))
+        else:
+            self.machine.receive_eof()
+
+    def read_nowait(self) -> bool:
+        """Let the machine have what is there; whether there was something, or the end.
+
+        Raises:
+            trio.BrokenResourceError: The connection failed.
+        """
+        if self._receive_now is None:
+            return False
+        try:
+            data = self._receive_now()
+        except trio.BrokenResourceError as error:
+            self.break_with(error)
+            raise
+        if data is None:
+            return False
+        if data:
+            self.machine.receive_data(data)
+        else:
+            self.machine.receive_eof()
+        return True
+
+    # -- writing ------------------------------------------------------------------------
+
+    async def write(self, data: bytes) -> None:
+        """Write what came out of the machine just now, after what came before it.
+
+        Raises:
+            trio.BrokenResourceError: The connection failed.
+            trio.ClosedResourceError: This side closed it.
+        """
+        try:
+            try:
+                self._lock.acquire_nowait()
+            except trio.WouldBlock:
+                await self._lock.acquire()
+            try:
+                if self.state is WireState.BROKEN:
+                    self.check_can_send()
+                if self._unsent:
+                    data = self._unsent + data
+                    self._unsent = b""
+                await self.stream.send_all(data)
+            finally:
+                self._lock.release()
+        except trio.BrokenResourceError as error:
+            self._break_sending(error)
+            raise
+        except BaseException as error:
+            self.break_with(error)
+            raise
+
+    def write_what_fits(self, data: bytes) -> bool:
+        """Write without waiting, keep the rest for later; whether nothing is left.
+
+        Only while no task has the wire.
+
+        Raises:
+            trio.BrokenResourceError: The connection failed.
+        """
+        unsent = self._unsent + data
+        if not unsent:
+            return True
+        self._unsent = unsent
+        if self._send_now is None:
+            return False
+        try:
+            written = self._send_now(unsent)
+        except trio.BrokenResourceError as error:
+            self._break_sending(error)
+            raise
+        except BaseException as error:
+            self.break_with(error)
+            raise
+        self._unsent = unsent[written:]
+        return not self._unsent
+
+    @property
+    def has_unsent(self) -> bool:
+        """Whether something was written in part."""
+        return bool(self._unsent)
+
+    async def wait_writable(self) -> None:
+        """Wait until the stream underneath would take something."""
+        async with self._lock:
+            self.check_can_send()
+            await self.stream.wait_send_all_might_not_block()
+
+    # -- faults -------------------------------------------------------------------------
+
+    async def say_last_words(self) -> None:
+        """Let the peer have the alert that tells why this is the end, if there is one.
+
+        As far as it takes it within `TLS_CLOSE_TIMEOUT`; what comes of it changes no cause.
+        """
+        alert = self.machine.bytes_to_send()
+        if alert and self._send_fault is None:
+            with (
+                trio.move_on_after(TLS_CLOSE_TIMEOUT),
+                suppress(trio.BrokenResourceError, trio.ClosedResourceError),
+            ):
+                await self.write(alert)
+
+    def break_with(self, error: BaseException) -> None:
+        """Nothing can be sent or received any more."""
+        if self.state is WireState.OPEN:
+            self.state = WireState.BROKEN
+            if self.cause is None:
+                self.cause = error
+            self.machine.send_failed()
+
+    def fail(self, error: Exception) -> NoReturn:
+        """Break; raise what that is for who called the stream."""
+        self.break_with(error)
+        if self.state is WireState.CLOSED:
+            self.check_open()
+        raise trio.BrokenResourceError(str(error)) from error
+
+    def _break_sending(self, error: trio.BrokenResourceError) -> None:
+        if self._send_fault is None:
+            self._send_fault = error
+            self.machine.send_failed()
+
+    def check_open(self) -> None:
+        """Raise what a call on a closed or broken stream raises.
+
+        Raises:
+            trio.BrokenResourceError: It is broken; `from` the first cause.
+            trio.ClosedResourceError: This side closed it.
+        """
+        if self.state is WireState.OPEN and self.cause is None:
+            return
+        if self.state is WireState.CLOSED:
+            raise trio.ClosedResourceError("this side closed the TLS stream")
+        cause = self.cause
+        if isinstance(cause, trio.Cancelled):
+            text = "the TLS stream is broken: a task was cancelled while it wrote"
+        else:
+            text = str(cause) or "the TLS stream is broken"
+        raise trio.BrokenResourceError(text) from cause
+
+    def check_can_send(self) -> None:
+        """As `check_open`, and the sending direction is unharmed."""
+        self.check_open()
+        if self._send_fault is not None:
+            raise trio.BrokenResourceError(str(self._send_fault)) from self._send_fault
+
+    # -- the end ------------------------------------------------------------------------
+
+    def end(self, *, with_farewell: bool) -> bytes:
+        """Be closed from now on; return what to write before, if anything can be written."""
+        state, self.state = self.state, WireState.CLOSED
+        if not with_farewell or state is not WireState.OPEN or self._send_fault is not None:
+            return b""
+        farewell = self._unsent + self.machine.send_close()
+        self._unsent = b""
+        return farewell
+
+    def close(self, farewell: bytes) -> None:
+        """Close without waiting, after what can be written without waiting."""
+        if farewell and self._send_now is not None and not self._lock.locked():
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                self._send_now(farewell)
+        close: Callable[[], object] | None = getattr(self.stream, "close", None)
+        if close is not None:
+            close()
+        else:
+            trio.lowlevel.spawn_system_task(_close_in_background, self.stream)
+
+    async def aclose(self, farewell: bytes) -> None:
+        """Close, after what the peer takes within `TLS_CLOSE_TIMEOUT`."""
+        try:
+            if farewell:
+                with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                    await self._say_goodbye(farewell)
+        finally:
+            await self.stream.aclose()
+
+    async def _say_goodbye(self, farewell: bytes) -> None:
+        if self._send_now is not None and not self._lock.locked():
+            farewell = farewell[self._send_now(farewell) :]
+        if farewell:
+            with trio.move_on_after(TLS_CLOSE_TIMEOUT):
+                async with self._lock:
+                    await self.stream.send_all(farewell)
+
+
+async def _close_in_background(stream: trio.abc.Stream) -> None:
+    with trio.CancelScope(shield=True):
+        await trio.aclose_forcefully(stream)
