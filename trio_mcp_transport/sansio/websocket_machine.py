@@ -205,9 +205,7 @@ class WebSocketMachine:
                 self._fail(error)
         if self._receiving is _ERROR:
             assert self._fault is not None
-            raise RemoteProtocolError(str(self._fault), close_code=self._fault.close_code) from (
-                self._fault.__cause__
-            )
+            raise RemoteProtocolError(str(self._fault), close_code=self._fault.close_code)
         return EndOfData() if self._eof else NEED_DATA
 
     def _next_untrusted(self) -> WebSocketEvent | NeedData:
@@ -239,7 +237,8 @@ class WebSocketMachine:
         return CloseReceived(code, reason)
 
     def _fail(self, error: RemoteProtocolError) -> None:
-        self._fault = error
+        # Without its traceback, whose frames would hold all that was stored.
+        self._fault = RemoteProtocolError(str(error), close_code=error.close_code)
         if error.close_code == CloseCode.ABNORMAL:
             self._happened(_Trigger.EOF)
             return
