@@ -237,7 +237,8 @@ async def test_cancelling_is_told_to_the_tool_in_both_eras() -> None:
 
 async def test_the_end_of_a_session_ends_its_tools() -> None:
     served = Served()
-    async with serving(partial(serve_sdk, served.server, URL)) as bound:
+    url = f"{URL}?close_timeout=0.1"  # what a session that ends has for its tools
+    async with serving(partial(serve_sdk, served.server, url)) as bound:
         client = LegacyClient(bound)
         await client.initialize()
         params = {**call("wait"), "_meta": PROGRESS}
