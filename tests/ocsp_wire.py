@@ -85,7 +85,7 @@ def response(
     extensions: Sequence[bytes] = (),
     weak: bool = False,
 ) -> bytes:
-    """A response that a responder signed, with the certificates that it shows; weakly, with SHA-1."""
+    """A response that a responder signed (weakly: with SHA-1), and the certificates it shows."""
     identity = der(0xA2, der(4, hashlib.sha1(key_bits(responder)).digest()))
     more = (der(0xA1, der(0x30, *extensions)),) if extensions else ()
     made = moment(max(answer.this_update for answer in answers))
