@@ -171,6 +171,8 @@ class WebSocketMachine:
     def _happened(self, trigger: _Trigger) -> None:
         receiving, sending = self._receiving, self._sending
         self._receiving = _RECEIVING.get((receiving, trigger), receiving)
+        if self._receiving is not _OPEN or self._sending is _ERROR:
+            self._pong = None
         if self._receiving is not _OPEN:
             self._reader.discard()
         self._sending = _SENDING.get((sending, trigger), sending)
@@ -224,7 +226,10 @@ class WebSocketMachine:
         if opcode == BINARY:
             return BinaryMessage(data)
         if opcode == PING:
-            self._pong = data
+            # Also after our own Close: RFC 6455, section 5.5.2: "an endpoint MUST send a Pong
+            # frame in response, unless it already received a Close frame".
+            if self._sending is not _ERROR:
+                self._pong = data
             return Ping(data)
         if opcode == PONG:
             return Pong(data)
@@ -247,13 +252,12 @@ class WebSocketMachine:
         self._happened(_Trigger.FAULT)
 
     def _say_close(self, code: int | None, reason: str = "") -> None:
-        self._pong = None
         self._closing_words = self._writer.message(CLOSE, close_payload(code, reason))
 
     def send(self, item: WebSocketItem) -> bytes:
         """The bytes of a message or control frame, to be written in the order of the calls.
 
-        Nothing follows a `Close`, no pong either.
+        Nothing follows a `Close`, but for pongs until the peer's Close has come.
 
         Raises:
             LocalProtocolError: This side has closed, or cannot send any more; or a text is
@@ -277,14 +281,12 @@ class WebSocketMachine:
             return self._writer.message(PONG, item.payload)
         if isinstance(item, Close):
             data = self._writer.message(CLOSE, close_payload(item.code, item.reason))
-            self._pong = None
             self._happened(_Trigger.CLOSE_SENT)
             return data
         raise LocalProtocolError(f"{type(item).__name__} is nothing that can be sent")
 
     def send_failed(self) -> None:
         """Tell that what was made was not written, or not all of it: nothing can be sent."""
-        self._pong = None
         self._closing_words = b""
         self._happened(_Trigger.SEND_FAILED)
 
