@@ -517,7 +517,7 @@ def test_an_explicit_list_beats_the_environment_too() -> None:
 @pytest.mark.parametrize(
     ("environ", "says"),
     [
-        ({"TRANSPORT": "shm"}, "TRANSPORT must be one of stdio, http, tcp, unix, not 'shm'"),
+        ({"TRANSPORT": "pigeon"}, "TRANSPORT must be one of stdio, http, tcp, tls, unix"),
         ({"MCP_STDIO_CONFIG": "x=1"}, "MCP_STDIO_CONFIG: unknown option 'x'"),
         ({"MCP_STDIO_CONFIG": "tcp://h:1"}, "MCP_STDIO_CONFIG: the endpoint is of tcp"),
         ({"MCP_STDIOTRANSPORT_TIMEOUT_MS": "12abc"}, "MCP_STDIOTRANSPORT_TIMEOUT_MS must be whole"),

@@ -60,6 +60,7 @@ def test_every_transport_of_this_release_is_told() -> None:
         "memory",
         "tcp",
         "http",
+        "websocket",
         "unix",
     }
 

@@ -34,6 +34,7 @@ from .endpoint_values import parse_key_values, parse_query, read_milliseconds
 from .endpoints import Endpoint
 from .errors import ConfigurationError
 from .http_schemes import HTTP_ENDPOINTS, HTTP_TYPES
+from .websocket_schemes import WEBSOCKET_ENDPOINTS, WEBSOCKET_TYPES
 
 __all__ = ["EndpointSpec", "endpoint_from_environment", "parse_endpoint"]
 
@@ -48,10 +49,17 @@ _OPTIONS_FIRST = re.compile(r"\?(\S*)(.*)", re.DOTALL)
 _ADDRESSES = {
     "http": "http://127.0.0.1:8080/mcp",
     "tcp": "tcp://127.0.0.1:8080",
+    "tls": "tls://127.0.0.1:8080",
     "unix": "unix:/tmp/mcp.sock",
+    "websocket": "ws://127.0.0.1:8080/mcp",
 }
+#: The schemes whose URLs are those of servers, so that these may have a query of their own.
+_WEB_SCHEMES = HTTP_ENDPOINTS.keys() | WEBSOCKET_ENDPOINTS.keys()
+_WEB_TYPES = {**HTTP_TYPES, **WEBSOCKET_TYPES}
+#: What several schemes are asked for by.
+_FAMILIES = {"http": HTTP_ENDPOINTS.keys(), "ws": WEBSOCKET_ENDPOINTS.keys()}
 #: Types of mappings that have no URL.
-_HTTP_SPELLINGS = dict.fromkeys(HTTP_TYPES, "http") | {"sse": "sse+http"}
+_SPELLINGS = dict.fromkeys(HTTP_TYPES, "http") | {"sse": "sse+http", "websocket": "ws"}
 _TIMEOUT_VARIABLE = "MCP_STDIOTRANSPORT_TIMEOUT_MS"
 _TIMEOUT_KEYS = ("timeout_ms", "request_timeout_ms", "request_timeout")
 
@@ -65,7 +73,8 @@ def parse_endpoint(
         spec: A URL, a key=value list, a mapping, JSON text, or an endpoint, which is
             returned as it is.
         transport: The scheme, for a list or a mapping that does not name it. A form that
-            does name it must agree.
+            does name it must agree. ``http`` stands for all schemes of HTTP, ``websocket``
+            for ``ws`` and ``wss``.
         name: Which entry of ``mcpServers``; needless if there is only one.
 
     Raises:
@@ -73,7 +82,8 @@ def parse_endpoint(
     """
     if isinstance(spec, Endpoint):
         _no_name(name)
-        _agree(spec.scheme, transport)
+        if transport != "websocket" or spec.scheme not in WEBSOCKET_ENDPOINTS:
+            _agree(spec.scheme, transport)
         return spec
     return _build(*_normalise(spec, transport, name))
 
@@ -84,10 +94,10 @@ def endpoint_from_environment(
     """Make the endpoint that the environment asks for; what is explicit beats it.
 
     ``TRANSPORT`` is ``stdio`` (also when unset or empty), ``tcp`` (127.0.0.1:8080),
-    ``http`` (http://127.0.0.1:8080/mcp) or ``unix`` (/tmp/mcp.sock). With stdio,
-    ``MCP_STDIO_CONFIG`` is its key=value list, and ``MCP_STDIOTRANSPORT_TIMEOUT_MS`` is the
-    request timeout (0 for none) unless the list or `spec` gives one. An empty variable
-    counts as unset.
+    ``tls`` (there too), ``http`` (http://127.0.0.1:8080/mcp), ``websocket``
+    (ws://127.0.0.1:8080/mcp) or ``unix`` (/tmp/mcp.sock). With stdio, ``MCP_STDIO_CONFIG`` is
+    its key=value list, and ``MCP_STDIOTRANSPORT_TIMEOUT_MS`` is the request timeout (0 for
+    none) unless the list or `spec` gives one. An empty variable counts as unset.
 
     Args:
         environ: Usually `os.environ`.
@@ -137,6 +147,8 @@ def _build(scheme: str, target: str, parameters: dict[str, object]) -> Endpoint:
 def _normalise(
     spec: str | Mapping[str, object], transport: str | None, name: str | None
 ) -> _Normal:
+    if transport == "websocket":
+        transport = "ws"
     if isinstance(spec, Mapping):
         return _from_mapping(spec, transport, name)
     if not isinstance(spec, str):
@@ -235,8 +247,8 @@ def _from_mapping(
     parameters = dict(mapping)
     named, url = _pop_text(parameters, "type"), _pop_text(parameters, "url")
     target = ""
-    if url is not None and (http := _http_server(url.strip(), named, parameters)) is not None:
-        return _in_family(http[0], transport), *http[1:]
+    if url is not None and (web := _web_server(url.strip(), named, parameters)) is not None:
+        return _in_family(web[0], transport), *web[1:]
     if url is not None:
         scheme, target, options = _from_url(url.strip(), None)
         for key, value in options.items():
@@ -247,7 +259,7 @@ def _from_mapping(
         scheme = named or transport or ("stdio" if "command" in parameters else "")
         if not scheme:
             raise ConfigurationError("the mapping names no transport: give type, url or command")
-        scheme = _HTTP_SPELLINGS.get(scheme, scheme)
+        scheme = _SPELLINGS.get(scheme, scheme)
         find_parser(scheme)
         if scheme in HTTP_ENDPOINTS:
             parameters.setdefault("scheme", scheme)
@@ -257,14 +269,14 @@ def _from_mapping(
     return scheme, target, _process_fields(parameters) if scheme == "stdio" else parameters
 
 
-def _http_server(url: str, named: str | None, options: dict[str, object]) -> _Normal | None:
-    """An HTTP server as MCP hosts write it down; None if the URL is no such one."""
+def _web_server(url: str, named: str | None, options: dict[str, object]) -> _Normal | None:
+    """A server with a URL as MCP hosts write it down; None if the URL is of another kind."""
     found = _URL.fullmatch(url)
     scheme = found.group(1).lower() if found else ""
-    if found is None or scheme not in HTTP_ENDPOINTS:
+    if found is None or scheme not in _WEB_SCHEMES:
         return None
     if named is not None and named != scheme:
-        wanted = HTTP_TYPES.get(named, {})
+        wanted = _WEB_TYPES.get(named, {})
         if scheme not in wanted:
             raise ConfigurationError(f"the endpoint is of {scheme}, but {named} was asked for")
         scheme = wanted[scheme]
@@ -279,16 +291,13 @@ def _http_server(url: str, named: str | None, options: dict[str, object]) -> _No
 
 def _need_slashes(scheme: str, rest: str) -> None:
     # Without a target the parameters would have to have it all.
-    if scheme in HTTP_ENDPOINTS and not rest.startswith("//"):
+    if scheme in _WEB_SCHEMES and not rest.startswith("//"):
         raise ConfigurationError(f"{scheme}://HOST:PORT/PATH needs its two slashes")
 
 
 def _in_family(scheme: str, wanted: str | None) -> str:
-    """The scheme, if it is what was asked for; those of HTTP are asked for by one name."""
-    if wanted in HTTP_ENDPOINTS and scheme in HTTP_ENDPOINTS:
-        if wanted != "http":
-            _agree(scheme, wanted)
-    else:
+    """The scheme, if it is what was asked for, by its own name or its family's."""
+    if wanted is None or scheme not in _FAMILIES.get(wanted, ()):
         _agree(scheme, wanted)
     return scheme
 

@@ -27,6 +27,8 @@ from .endpoints import (
 )
 from .errors import ConfigurationError
 from .http_schemes import HTTP_ENDPOINTS, parse_http
+from .tls_endpoints import TlsEndpoint, TlsUnixEndpoint
+from .websocket_schemes import WEBSOCKET_ENDPOINTS, parse_websocket
 
 __all__ = [
     "ParseFunction",
@@ -143,44 +145,55 @@ def _parse_memory(target: str, parameters: Mapping[str, object]) -> Endpoint:
     return read_endpoint(MemoryEndpoint, parameters, name=percent_decode("name", target))
 
 
-def _parse_tcp(target: str, parameters: Mapping[str, object]) -> Endpoint:
+def _parse_tcp(
+    struct: type[TcpEndpoint], target: str, parameters: Mapping[str, object]
+) -> Endpoint:
     rest = dict(parameters)
     address = rest.pop("bind_address", None)
     if target:
+        name = f"{struct.scheme}://HOST:PORT"
         if not target.startswith("//"):
-            raise ConfigurationError("tcp://HOST:PORT needs its two slashes")
+            raise ConfigurationError(f"{name} needs its two slashes")
         if address is not None:
             raise ConfigurationError("bind_address: the address is given twice")
-        name, address = "tcp://HOST:PORT", percent_decode("the address", target[2:])
+        address = percent_decode("the address", target[2:])
     else:
         name = "bind_address"
     if address is None:
-        return read_endpoint(TcpEndpoint, rest)
+        return read_endpoint(struct, rest)
     if not isinstance(address, str):
         raise ConfigurationError("bind_address must be a string HOST:PORT")
     for character, what in (("@", "a user"), ("/", "a path"), ("#", "a fragment")):
         if character in address:
             raise ConfigurationError(f"{name} cannot have {what}")
     host, port = split_host_port(name, address)
-    return read_endpoint(TcpEndpoint, rest, host=host, port=port)
+    return read_endpoint(struct, rest, host=host, port=port)
 
 
-def _parse_unix(target: str, parameters: Mapping[str, object]) -> Endpoint:
+def _parse_unix(
+    struct: type[UnixEndpoint], target: str, parameters: Mapping[str, object]
+) -> Endpoint:
     if not target:
-        return read_endpoint(UnixEndpoint, parameters)
+        return read_endpoint(struct, parameters)
     if target.startswith("//"):
         target = target[2:]
         if not target.startswith("/"):
-            raise ConfigurationError("unix: the path must follow unix: or unix://, without a host")
+            scheme = struct.scheme
+            raise ConfigurationError(
+                f"{scheme}: the path must follow {scheme}: or {scheme}://, without a host"
+            )
     path = percent_decode("path", target, errors="surrogateescape")
-    return read_endpoint(UnixEndpoint, parameters, path=path)
+    return read_endpoint(struct, parameters, path=path)
 
 
 _BUILT_IN: Mapping[str, ParseFunction] = {
     **{scheme: partial(parse_http, struct) for scheme, struct in HTTP_ENDPOINTS.items()},
+    **{scheme: partial(parse_websocket, struct) for scheme, struct in WEBSOCKET_ENDPOINTS.items()},
     "memory": _parse_memory,
     "stdio": _parse_stdio,
-    "tcp": _parse_tcp,
-    "unix": _parse_unix,
+    "tcp": partial(_parse_tcp, TcpEndpoint),
+    "tls": partial(_parse_tcp, TlsEndpoint),
+    "tls+unix": partial(_parse_unix, TlsUnixEndpoint),
+    "unix": partial(_parse_unix, UnixEndpoint),
 }
 _PARSERS: dict[str, ParseFunction] = dict(_BUILT_IN)

@@ -14,12 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .endpoint_reading import read_endpoint, split_host_port
-from .endpoint_values import percent_decode
-from .endpoints import HIDDEN
+from .endpoint_reading import read_endpoint
 from .errors import ConfigurationError
 from .http_endpoints import HttpEndpoint, HttpsEndpoint, SseEndpoint, SseTlsEndpoint
 from .http_origins import DEFAULT_PORTS
+from .web_schemes import WEB_ALIASES, rename, split_target, take_headers, take_port
 
 __all__ = ["HTTP_ENDPOINTS", "HTTP_TYPES", "parse_http"]
 
@@ -45,27 +44,14 @@ HTTP_TYPES: Mapping[str, Mapping[str, str]] = {
 _TWO_PATHS = {"rpc_path": "/mcp/rpc", "notify_path": "/mcp/notify"}
 #: Where the wire of two paths is served if nobody says.
 _TWO_PATHS_PORT = 9443
-_HEADER = "header."
 
-#: Names that older configurations and other programs use for fields; `endpoint_reading`
-#: knows those of every scheme.
 _ALIASES = {
+    **WEB_ALIASES,
     "rpcPath": "rpc_path",
     "notifyPath": "notify_path",
-    "endpoint": "path",
-    "connectTimeoutMs": "connect_timeout_ms",
     "readTimeoutMs": "read_timeout_ms",
-    "bearerToken": "bearer_token",
-    "token": "bearer_token",
-    "oauthUrl": "oauth_token_url",
-    "oauthTokenUrl": "oauth_token_url",
-    "clientId": "client_id",
-    "clientSecret": "client_secret",
-    "tokenRefreshSkewSeconds": "token_refresh_skew",
-    "tokenSkew": "token_refresh_skew",
     "heartbeat_interval": "keep_alive_interval",
     "heartbeat_interval_ms": "keep_alive_interval_ms",
-    "max_message_size": "max_message_bytes",
 }
 
 
@@ -82,18 +68,17 @@ def parse_http(
     Raises:
         ConfigurationError: Something is missing, unknown, given twice, or no such value.
     """
-    given = _rename(parameters)
-    _refuse_hidden(given)
-    headers = _take_headers(given)
+    given = rename(parameters, _ALIASES)
+    headers = take_headers(given)
     path = given.pop("path", None)
     host: object
     port: object
     if target:
         if path is not None:
             raise ConfigurationError("path is given twice")
-        host, port, path = _split_target(struct.scheme, target)
+        host, port, path = split_target(struct.scheme, target)
     else:
-        host, port = given.pop("host", None), _take_port(given)
+        host, port = given.pop("host", None), take_port(given)
         if path is None and not struct.sse_only:
             # The older list: two paths, and defaults for all of it.
             host = "localhost" if host is None else host
@@ -110,55 +95,3 @@ def parse_http(
     return read_endpoint(
         struct, given, host=host, port=port, path="/" if path is None else path, headers=headers
     )
-
-
-def _rename(parameters: Mapping[str, object]) -> dict[str, object]:
-    found: dict[str, object] = {}
-    for key, value in parameters.items():
-        name = _ALIASES.get(key, key)
-        if name in found:
-            raise ConfigurationError(f"{name} is given twice")
-        found[name] = value
-    return found
-
-
-def _refuse_hidden(given: Mapping[str, object]) -> None:
-    for name, value in given.items():
-        if value == HIDDEN:
-            raise ConfigurationError(f"{name}: {HIDDEN} only stands for a value that is not shown")
-
-
-def _take_headers(given: dict[str, object]) -> object:
-    single = {key: given.pop(key) for key in [*given] if key.startswith(_HEADER)}
-    if not single:
-        return given.pop("headers", {})
-    if "headers" in given:
-        raise ConfigurationError("headers is given twice")
-    return {key.removeprefix(_HEADER): value for key, value in single.items()}
-
-
-def _take_port(given: dict[str, object]) -> object:
-    port = given.pop("port", None)
-    if not isinstance(port, str):
-        return port
-    return split_host_port("port", f"_:{port}")[1]
-
-
-def _split_target(scheme: str, target: str) -> tuple[str, int | None, str]:
-    if "#" in target:
-        raise ConfigurationError(f"{scheme}://HOST:PORT/PATH cannot have a fragment")
-    authority, slash, rest = target[2:].partition("/")
-    name = f"{scheme}://HOST:PORT/PATH"
-    authority = percent_decode("the address", authority)
-    if "@" in authority:
-        # Not shown: it may be a password.
-        raise ConfigurationError(f"{name} cannot have a user; see auth and headers")
-    path = slash + rest or "/"
-    if not _has_port(authority):
-        # Any port will do to have the rest checked.
-        return split_host_port(name, f"{authority}:1")[0], None, path
-    return *split_host_port(name, authority), path
-
-
-def _has_port(authority: str) -> bool:
-    return ":" in authority.rpartition("]")[2]

@@ -66,6 +66,7 @@ def features() -> Features:
             "memory": True,
             "tcp": True,
             "http": True,
+            "websocket": True,
             "unix": hasattr(socket, "AF_UNIX"),
         }),
         abstract_sockets=linux,

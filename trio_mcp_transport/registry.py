@@ -78,6 +78,8 @@ _transports: dict[str, _Transport | str] = {
     "sse+http": ".transports.http",
     "sse+https": ".transports.http",
     "unix": ".transports.unix",
+    "ws": ".transports.websocket",
+    "wss": ".transports.websocket",
 }
 
 

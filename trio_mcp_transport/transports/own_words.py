@@ -1,14 +1,15 @@
-"""What a stream channel says by itself: no caller sends it, and nobody waits for it.
+"""What a channel says by itself: no caller sends it, and nobody waits for it.
 
-Used by `StreamChannel` for answers to malformed messages, for the arrays that answer
+Used by `StreamChannel` and `WebSocketChannel` for answers to malformed messages, for the arrays that answer
 batches, and for the last words before a broken stream is closed. Nothing in here waits or
 raises: a failure to write is recorded as the channel's, which its next call raises.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import Protocol
 
 from ..abc import ChannelBroken
 from ..errors import MessageTooLarge, RemoteProtocolError
@@ -21,10 +22,31 @@ from ..jsonrpc import (
     encode_message,
     invalid_message_answer,
 )
-from ..sansio.framing import Framer
 from .outbox import Outbox
 
-__all__ = ["OwnWords"]
+__all__ = ["OwnWords", "SendsPayloads"]
+
+
+class SendsPayloads(Protocol):
+    """What frames the JSON of messages: a `Framer`, or what has frames of its own.
+
+    Attributes:
+        max_message_bytes: The largest payload.
+    """
+
+    @property
+    def max_message_bytes(self) -> int:
+        """The largest payload."""
+
+    def send(self, payload: bytes, /) -> bytes:
+        """The bytes to write for one.
+
+        Raises:
+            MessageTooLarge: It is over the limit.
+        """
+
+    def send_many(self, payloads: Sequence[bytes], /) -> bytes:
+        """The bytes to write for several. Raises as `send`, for all or none."""
 
 
 class OwnWords:
@@ -39,7 +61,7 @@ class OwnWords:
         sent: Messages that it has sent.
     """
 
-    def __init__(self, outbox: Outbox, framer: Framer, may_speak: Callable[[], bool]) -> None:
+    def __init__(self, outbox: Outbox, framer: SendsPayloads, may_speak: Callable[[], bool]) -> None:
         self._outbox = outbox
         self._framer = framer
         self._may_speak = may_speak
