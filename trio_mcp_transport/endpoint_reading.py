@@ -81,6 +81,9 @@ def read_endpoint(struct: type[E], parameters: Mapping[str, object], **target_fi
     if "write_queue_max_bytes" in parameters:
         # A queue of that name fails when it is full; it never makes the sender wait.
         values.setdefault("when_full", "close")
+    if "client_ca" in parameters:
+        # Whoever names whose client certificates count wants to see one.
+        values.setdefault("client_auth", "required")
     for required in msgspec.structs.fields(struct):
         if required.required and required.name not in values:
             raise ConfigurationError(f"{required.name} is missing in a {struct.scheme} endpoint")

@@ -113,7 +113,7 @@ def test_a_wrong_command_line_is_status_2_and_one_clear_line(
 @pytest.mark.parametrize(
     ("variable", "value", "told"),
     [
-        ("TRANSPORT", "pigeon", "TRANSPORT must be one of stdio, http, tcp, unix, not 'pigeon'"),
+        ("TRANSPORT", "pigeon", "TRANSPORT must be one of stdio, http, tcp, tls, unix"),
         ("MCP_STDIO_CONFIG", "timeout=1", "MCP_STDIO_CONFIG: unknown option 'timeout'"),
         ("MCP_KEEPALIVE_MS", "x", "MCP_KEEPALIVE_MS must be a whole number"),
     ],

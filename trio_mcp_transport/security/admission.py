@@ -59,7 +59,8 @@ class Admitted(msgspec.Struct, frozen=True):
     """The request may come in.
 
     Attributes:
-        principal: Who sent it, as the authenticator says; None without one.
+        principal: Who sent it, as the authenticator or else the client's certificate says;
+            None where neither does.
         facts: The connection as policies see it: behind a trusted proxy with the real
             client's address and scheme.
     """
@@ -214,17 +215,24 @@ class Doorkeeper:
         return Admitted(None, facts)
 
     async def admit(self, head: RequestHead, facts: ConnectionFacts) -> Verdict:
-        """`judge`, then the authenticator. Does not checkpoint unless the latter does.
+        """`judge`, then who it is: as the authenticator says, else as the certificate does.
+
+        Does not checkpoint unless the authenticator does. Where that finds nobody (None), a
+        client certificate still counts.
 
         An exception of the authenticator is not caught: whoever calls must refuse the
         request then.
         """
         verdict = self.judge(head, facts)
-        if self._authenticate is None or isinstance(verdict, Answered):
+        if isinstance(verdict, Answered) or (self._authenticate is None and facts.tls is None):
             return verdict
-        found = await self._authenticate(head, verdict.facts)
-        if isinstance(found, Reply):
-            return Answered(found, f"authentication: {found.status}")
+        found: str | Reply | None = None
+        if self._authenticate is not None:
+            found = await self._authenticate(head, verdict.facts)
+            if isinstance(found, Reply):
+                return Answered(found, f"authentication: {found.status}")
+        if found is None:
+            found = verdict.facts.certificate_principal
         return Admitted(found, verdict.facts)
 
     def see(self, head: RequestHead, facts: ConnectionFacts) -> ConnectionFacts:

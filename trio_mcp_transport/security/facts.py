@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import msgspec
 
+from ..tls_facts import TlsFacts
+
 __all__ = ["Address", "ConnectionFacts"]
 
 #: A host without brackets and a port; the path of a Unix socket; or None, not known.
@@ -25,9 +27,21 @@ class ConnectionFacts(msgspec.Struct, frozen=True, kw_only=True):
         scheme: ``http`` or ``https``: what the client used, as far as is known.
         client_address: Where the client really is: the peer, or what `proxies` found.
             Text without a port; None if it is not known.
+        tls: How the connection itself is protected, and the certificate of whoever made it,
+            which may be a proxy; None without TLS, or where whoever speaks it does not tell.
     """
 
     local_address: Address = None
     peer_address: Address = None
     scheme: str = "http"
     client_address: str | None = None
+    tls: TlsFacts | None = None
+
+    @property
+    def certificate_principal(self) -> str | None:
+        """Whom the client's certificate identifies; nobody, if a proxy stands in between."""
+        if self.tls is None:
+            return None
+        peer = self.peer_address
+        direct = peer[0] if isinstance(peer, tuple) else None
+        return self.tls.principal if self.client_address in {None, direct} else None
