@@ -34,6 +34,7 @@ from trio_mcp_transport import (
     open_channel,
     run_with_restarts,
 )
+from trio_mcp_transport.transports import process
 from trio_mcp_transport.transports.process import (
     child_environment,
     connect_process,
@@ -44,6 +45,12 @@ pytestmark = [
     pytest.mark.process,
     pytest.mark.skipif(os.name != "posix", reason="POSIX processes and signals"),
 ]
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where an exit status is waited for that does not come, or not in time."""
+    monkeypatch.setattr(process, "EXIT_STATUS_SECONDS", 0.1)
 
 
 # -- the conversation -----------------------------------------------------------------------
@@ -360,6 +367,7 @@ async def test_a_dropped_stderr_leaves_no_tail() -> None:
         assert caught.value.stderr_tail == ""
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_a_write_to_a_child_that_is_gone_says_why() -> None:
     endpoint = shell(f"exec <&-; echo no licence >&2; echo '{MESSAGE}'; exit 4")
     async with opened(endpoint) as channel:
@@ -390,6 +398,7 @@ async def test_what_it_said_comes_before_the_failure_of_a_write() -> None:
         assert received == said
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_a_write_to_a_child_that_closed_its_stdin_says_so() -> None:
     endpoint = shell(f"exec <&-; echo '{MESSAGE}'; sleep 1000", shutdown_timeout=0.05)
     async with opened(endpoint) as channel:
@@ -399,6 +408,7 @@ async def test_a_write_to_a_child_that_closed_its_stdin_says_so() -> None:
         assert caught.value.exit_status is None
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_a_child_that_closes_its_stdout_and_lives_is_the_plain_end() -> None:
     async with opened(shell("exec >&-; cat >/dev/null")) as channel:
         for _ in range(2):

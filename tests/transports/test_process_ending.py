@@ -48,6 +48,12 @@ pytestmark = [
 ]
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a close is cancelled: how long its steps take is not what is tested."""
+    monkeypatch.setattr(child_module, "MAX_CANCELLED_CLOSE_SECONDS", 0.2)
+
+
 # -- how it is ended ------------------------------------------------------------------------
 
 
@@ -93,6 +99,7 @@ async def test_a_cancelled_close_is_as_thorough_within_two_seconds() -> None:
     assert trio.current_time() - started < MAX_CANCELLED_CLOSE_SECONDS + 5
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_cancelling_a_close_that_waits_hurries_it_up() -> None:
     endpoint = shell(IGNORE_SIGTERM, shutdown_timeout=1000.0)
     with trio.fail_after(60):
@@ -106,6 +113,7 @@ async def test_cancelling_a_close_that_waits_hurries_it_up() -> None:
     assert stream_of(channel).exit_status == -signal.SIGKILL
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_aborting_ends_it_too_and_closing_waits_until_it_is_gone() -> None:
     async with opened(shell(IGNORE_SIGTERM)) as channel:
         await channel.receive()
@@ -207,6 +215,7 @@ async def test_it_works_without_pidfds(
     assert stream_of(channel).exit_status == -signal.SIGKILL
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_child_that_nobody_closed_ends_with_the_run() -> None:
     async def main() -> ProcessStream:
         async with trio.open_nursery() as nursery:
