@@ -21,7 +21,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from ct_logs import Log, certificate_entry, timestamp_list
 from ocsp_wire import Answer
 
-from trio_mcp_transport.security.ocsp import OcspMode, StapleOutcome, StaplePolicy
+from trio_mcp_transport import OcspMode
+from trio_mcp_transport.security.ocsp import StapleOutcome, StaplePolicy
 from trio_mcp_transport.testing.certificates import CertificateAuthority, IssuedCertificate
 
 pytestmark = [pytest.mark.security, pytest.mark.tls]
@@ -198,10 +199,14 @@ def test_the_answer_is_found_among_others(hash_name: str) -> None:
 
 
 def test_without_an_issuer_nothing_can_be_verified() -> None:
-    outcome = judge(staple(), "if-present", issuer=None)
-    assert (outcome.accepted, outcome.status) == (False, "invalid")
+    """As for a certificate that is trusted by itself: revoking it is up to who trusts it."""
+    for status in ("good", "revoked"):
+        outcome = judge(signed_by(answer(revoked=status == "revoked")), "if-present", issuer=None)
+        assert (outcome.accepted, outcome.status) == (True, "missing")
+    outcome = judge(staple(), "require", issuer=None)
+    assert not outcome.accepted
     assert "its issuer is not known" in outcome.reason
-    assert judge(b"", "if-present", issuer=None).accepted
+    assert not judge(staple(about=PROMISED), "if-present", leaf=PROMISED, issuer=None).accepted
 
 
 def test_a_certificate_that_signed_itself_is_its_own_issuer() -> None:

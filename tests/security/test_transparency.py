@@ -26,10 +26,9 @@ from ct_logs import (
     timestamp_list,
 )
 
-from trio_mcp_transport.errors import ConfigurationError
+from trio_mcp_transport import ConfigurationError, TransparencyMode
 from trio_mcp_transport.security.ocsp import StaplePolicy
 from trio_mcp_transport.security.transparency import (
-    CtMode,
     TransparencyOutcome,
     TransparencyPolicy,
 )
@@ -63,7 +62,7 @@ def known_to(*logs: Log, moment: float = SIGNED) -> IssuedCertificate:
 def judge(
     leaf: IssuedCertificate,
     *logs: Log,
-    mode: CtMode = "require",
+    mode: TransparencyMode = "require",
     min_logs: int = 2,
     min_operators: int = 2,
     issuer: x509.Certificate | None = AUTHORITY.certificate,
@@ -90,9 +89,7 @@ def test_too_few_logs_are_refused() -> None:
     outcome = judge(known_to(A1, B1), min_logs=3)
     assert not outcome.accepted
     assert outcome.logs == ("a1", "b1")
-    assert outcome.reason == (
-        "2 logs of 2 operators vouch for its certificate, and 3 of 2 are asked for"
-    )
+    assert outcome.reason == ("2 logs of 2 operators vouch for it, and 3 of 2 are asked for")
 
 
 def test_logs_of_one_operator_are_one_opinion() -> None:
@@ -244,7 +241,7 @@ def test_one_log_at_least_must_still_be_there() -> None:
     logs = [Log(name, name, state="retired", since=NOW) for name in "xy"]
     outcome = judge(known_to(*logs), *logs)
     assert not outcome.accepted
-    assert outcome.reason == "all logs that vouch for its certificate have been retired"
+    assert outcome.reason == "all logs that vouch for it have been retired"
 
 
 @pytest.mark.parametrize(

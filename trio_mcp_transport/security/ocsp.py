@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from ..limits import OCSP_CLOCK_SKEW
+from ..tls_settings import OcspMode
 from .spki import issuer_name, key_bits, subject_name
 
 if TYPE_CHECKING:
@@ -29,13 +31,10 @@ if TYPE_CHECKING:
     from cryptography.x509 import ocsp
     from cryptography.x509.certificate_transparency import SignedCertificateTimestamp
 
-__all__ = ["DEFAULT_SKEW", "OcspMode", "OcspStatus", "StapleOutcome", "StaplePolicy"]
+__all__ = ["StapleOutcome", "StaplePolicy", "StapleStatus"]
 
-OcspMode = Literal["off", "if-present", "require"]
-OcspStatus = Literal["off", "good", "missing", "revoked", "unknown", "outdated", "invalid"]
+StapleStatus = Literal["off", "good", "missing", "revoked", "unknown", "outdated", "invalid"]
 
-#: Seconds by which two clocks that are set by NTP or by hand may differ without harm.
-DEFAULT_SKEW = 300.0
 #: Certificates of responders that are tried. Responses have one, hardly ever two.
 _MAX_RESPONDERS = 4
 #: SHA-1 signatures can be forged; RFC 9654, section 3, asks for SHA-256.
@@ -59,7 +58,7 @@ class StapleOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     accepted: bool
-    status: OcspStatus
+    status: StapleStatus
     reason: str = ""
     this_update: float | None = None
     next_update: float | None = None
@@ -69,9 +68,9 @@ class StapleOutcome(msgspec.Struct, frozen=True, kw_only=True):
 class _Refused(Exception):
     """The staple cannot be relied on."""
 
-    def __init__(self, status: OcspStatus, reason: str) -> None:
+    def __init__(self, status: StapleStatus, reason: str) -> None:
         super().__init__(reason)
-        self.status: OcspStatus = status
+        self.status: StapleStatus = status
         self.reason = reason
 
 
@@ -85,7 +84,7 @@ class StaplePolicy:
         skew: By how many seconds the clocks of responder and client may differ.
     """
 
-    def __init__(self, mode: OcspMode = "if-present", *, skew: float = DEFAULT_SKEW) -> None:
+    def __init__(self, mode: OcspMode = "if-present", *, skew: float = OCSP_CLOCK_SKEW) -> None:
         self.mode = mode
         self.skew = skew
 
@@ -97,8 +96,9 @@ class StaplePolicy:
         Args:
             staple: The DER of an OCSPResponse; empty if the server sent none.
             leaf: The server's certificate.
-            issuer: The next certificate of the verified chain. None if there is none: then
-                only a certificate that signed itself can have a staple.
+            issuer: The next certificate of the verified chain. None if there is none, as
+                for one that is trusted by itself: then a staple counts as missing, unless the
+                certificate signed itself.
             now: Epoch seconds.
         """
         if self.mode == "off":
@@ -216,7 +216,8 @@ def _issuer_of(leaf: x509.Certificate, issuer: x509.Certificate | None) -> x509.
     if issuer is not None:
         return issuer
     if issuer_name(leaf) != subject_name(leaf):
-        raise _Refused("invalid", "its OCSP staple cannot be verified: its issuer is not known")
+        # Trusted by itself: revoking it is up to whoever trusts it.
+        raise _Refused("missing", "its OCSP staple cannot be verified: its issuer is not known")
     return leaf
 
 

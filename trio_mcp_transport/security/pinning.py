@@ -8,20 +8,18 @@ closed: without a certificate nothing matches.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Self
 
 import msgspec
 
 from ..tls_pins import format_pin, parse_pin
+from ..tls_settings import PinMode, PinScope
 from .spki import spki_sha256
 
 if TYPE_CHECKING:
     from cryptography import x509
 
-__all__ = ["PinMode", "PinOutcome", "PinPolicy", "PinScope"]
-
-PinMode = Literal["enforce", "report"]
-PinScope = Literal["leaf", "chain"]
+__all__ = ["PinOutcome", "PinPolicy"]
 
 
 class PinOutcome(msgspec.Struct, frozen=True, kw_only=True):

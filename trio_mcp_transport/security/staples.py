@@ -21,8 +21,9 @@ import trio
 
 from ..abc import ChannelEvent, EventHandler
 from ..errors import ConfigurationError
+from ..limits import OCSP_CLOCK_SKEW
 from ..reporting import report
-from .ocsp import DEFAULT_SKEW, is_about, validity
+from .ocsp import is_about, validity
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -74,7 +75,7 @@ def read_staple(encoded: bytes) -> Staple:
     times = [validity(answer) for answer in answers]
     begin = max(this_update for this_update, _ in times)
     # Clients take one without an end for as long as clocks may differ.
-    end = min(following or this_update + DEFAULT_SKEW for this_update, following in times)
+    end = min(following or this_update + OCSP_CLOCK_SKEW for this_update, following in times)
     revoked = any(answer.certificate_status is ocsp.OCSPCertStatus.REVOKED for answer in answers)
     return Staple(
         encoded=encoded,

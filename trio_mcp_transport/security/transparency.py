@@ -15,11 +15,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, NamedTuple, Self
 
 import msgspec
 
 from ..errors import ConfigurationError
+from ..tls_settings import TransparencyMode
 from .spki import spki_sha256
 
 if TYPE_CHECKING:
@@ -27,9 +28,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
     from cryptography.x509.certificate_transparency import SignedCertificateTimestamp
 
-__all__ = ["CtMode", "TransparencyOutcome", "TransparencyPolicy"]
-
-CtMode = Literal["off", "report", "require"]
+__all__ = ["TransparencyOutcome", "TransparencyPolicy"]
 
 #: SCTs that are looked at. Certificates have two or three.
 _MAX_TIMESTAMPS = 20
@@ -142,7 +141,12 @@ class TransparencyPolicy:
     """
 
     def __init__(
-        self, logs: Mapping[bytes, _Log], *, mode: CtMode, min_logs: int, min_operators: int
+        self,
+        logs: Mapping[bytes, _Log],
+        *,
+        mode: TransparencyMode,
+        min_logs: int,
+        min_operators: int,
     ) -> None:
         self._logs = logs
         self.mode = mode
@@ -154,7 +158,7 @@ class TransparencyPolicy:
         cls,
         log_list: bytes,
         *,
-        mode: CtMode = "require",
+        mode: TransparencyMode = "require",
         min_logs: int = 2,
         min_operators: int = 2,
     ) -> Self:
@@ -250,11 +254,11 @@ class TransparencyPolicy:
     def _reason(self, counted: Mapping[bytes, _Log], operators: int, ignored: Sequence[str]) -> str:
         if len(counted) < self.min_logs or operators < self.min_operators:
             reason = (
-                f"{len(counted)} logs of {operators} operators vouch for its certificate, "
+                f"{len(counted)} logs of {operators} operators vouch for it, "
                 f"and {self.min_logs} of {self.min_operators} are asked for"
             )
         elif all(log.is_retired() for log in counted.values()):
-            reason = "all logs that vouch for its certificate have been retired"
+            reason = "all logs that vouch for it have been retired"
         else:
             return ""
         return f"{reason} ({'; '.join(ignored)})" if ignored else reason
