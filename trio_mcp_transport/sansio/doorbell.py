@@ -62,19 +62,19 @@ class Inflow:
 
     Args:
         ring: The ring that its words are about.
+
+    Attributes:
+        ring: See above.
+        has_more: Whether there is something left to `read`, be it part of a word.
     """
 
-    __slots__ = ("_at", "_rest", "ring")
+    __slots__ = ("_at", "_rest", "has_more", "ring")
 
     def __init__(self, ring: RingReader) -> None:
         self.ring = ring
+        self.has_more = False
         self._rest = b""
         self._at = 0
-
-    @property
-    def has_more(self) -> bool:
-        """Whether `read` may have something, or only part of a word."""
-        return self.ring.head != self.ring.tail or self._at < len(self._rest)
 
     def accept(self, chunk: bytes, max_bytes: int) -> bytes:
         """Take what the socket gave, which is at most `max_bytes`, and read.
@@ -102,24 +102,29 @@ class Inflow:
         Raises:
             RemoteProtocolError: The peer has sent what it must not.
         """
-        while True:
+        data = b""
+        while not data:
             if self.ring.available:
-                return self.ring.read(max_bytes)
+                data = self.ring.read(max_bytes)
+                break
             rest, at = self._rest, self._at
             word = rest.find(_ESCAPE, at)
             if word != at:
                 end = min(len(rest) if word < 0 else word, at + max_bytes)
+                data = rest[at:end]
                 self._drop(end)
-                return rest[at:end]
-            if len(rest) - at < _WORD.size:
-                return b""
-            kind, position = _WORD.unpack_from(rest, at)
-            if kind not in {_AHEAD, _STARTS_OVER}:
-                raise RemoteProtocolError(
-                    "the other side sent a word of no known kind"
-                )
-            self.ring.written_untrusted(position, starts_over=kind == _STARTS_OVER)
+            if word != at or len(rest) - at < _WORD.size:
+                break
+            self._take_word(rest, at)
             self._drop(at + _WORD.size)
+        self.has_more = self.ring.available > 0 or bool(self._rest)
+        return data
+
+    def _take_word(self, rest: bytes, at: int) -> None:
+        kind, position = _WORD.unpack_from(rest, at)
+        if kind not in {_AHEAD, _STARTS_OVER}:
+            raise RemoteProtocolError("the other side sent a word of no known kind")
+        self.ring.written_untrusted(position, starts_over=kind == _STARTS_OVER)
 
     def _drop(self, end: int) -> None:
         """All up to there is done with."""

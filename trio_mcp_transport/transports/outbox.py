@@ -29,7 +29,7 @@ from ..abc import ChannelBroken, ConnectionLost, OutboxOverflow, WriteTimeout
 from ..limits import CONTROL_LANE_BYTES, WRITE_SLICE_BYTES, ChannelOptions
 from .channel_state import stream_lost
 
-__all__ = ["Outbox", "SupportsSendNowait"]
+__all__ = ["Outbox", "SupportsChunks", "SupportsSendNowait"]
 
 
 @runtime_checkable
@@ -38,6 +38,13 @@ class SupportsSendNowait(Protocol):
 
     def send_nowait(self, data: bytes) -> int:
         """Write what fits now; return how many bytes, 0 when it would block."""
+
+
+@runtime_checkable
+class SupportsChunks(Protocol):
+    """A stream that knows how much is best read and written at a time, if not 64 KiB."""
+
+    best_chunk_bytes: int
 
 
 def _without_what_is_gone(rest: memoryview) -> memoryview:
@@ -72,6 +79,9 @@ class Outbox:
         self._stream = stream
         self._send_nowait = stream.send_nowait if isinstance(stream, SupportsSendNowait) else None
         self._nursery = nursery
+        self._slice = WRITE_SLICE_BYTES
+        if isinstance(stream, SupportsChunks):
+            self._slice = stream.best_chunk_bytes
         self._limit = options.outbox_bytes
         self._close_when_full = options.when_full == "close"
         self._write_timeout = options.write_timeout
@@ -254,16 +264,16 @@ class Outbox:
         rest = self._rest
         if rest is None:
             first = self._take()
-            if len(first) <= WRITE_SLICE_BYTES:
+            if len(first) <= self._slice:
                 parts, size = [first], len(first)
-                while self._queue and size + len(self._queue[0]) <= WRITE_SLICE_BYTES:
+                while self._queue and size + len(self._queue[0]) <= self._slice:
                     part = self._take()
                     parts.append(part)
                     size += len(part)
                 return b"".join(parts)
             rest = memoryview(first)
         rest = _without_what_is_gone(rest)
-        piece, left = rest[:WRITE_SLICE_BYTES], rest[WRITE_SLICE_BYTES:]
+        piece, left = rest[:self._slice], rest[self._slice:]
         self._rest = left if len(left) else None
         return piece
 
@@ -292,7 +302,7 @@ class Outbox:
                     self._wake_flushed()
             if scope.cancelled_caught:
                 failure = WriteTimeout(
-                    f"the peer took less than {WRITE_SLICE_BYTES} bytes"
+                    f"the peer took less than {self._slice} bytes"
                     f" in {self._write_timeout:g} s"
                 )
         except Exception as error:  # any stream's own exceptions end in the recorded cause

@@ -31,16 +31,17 @@ import trio
 
 from ..abc import PeerProtocolError
 from ..errors import RemoteProtocolError
+from ..limits import READ_CHUNK_BYTES
 from ..sansio.doorbell import END, Inflow, Lane, can_go_inline, lane_word, position_word
 from ..sansio.ring import RING_HEADER_BYTES, RingReader, RingWriter
 from .fd_stream import read_size
 
 __all__ = ["Direction", "SharedMemoryStream"]
 
-#: Up to here a socket's copy costs less than a ring's bookkeeping.
-INLINE_BYTES = 16 * 1024
-#: Written before the reader is told, so that it begins while the rest is being written.
-PIECE_BYTES = 256 * 1024
+#: Up to here a socket copies for less than a ring's words cost; measured.
+INLINE_BYTES = 64 * 1024
+#: Written before the reader is told of it. Copying that much takes as long as waking it.
+PIECE_BYTES = 1024 * 1024
 #: Words of the lane read at a time; as many as a socket ever holds.
 _LANE_BYTES = 8 * 1024
 #: `socket.MSG_DONTWAIT`, which Windows does not have.
@@ -60,18 +61,12 @@ class Direction:
         self._segment = segment
         self.area = memoryview(segment)[RING_HEADER_BYTES:]
 
-    @property
-    def is_closed(self) -> bool:
-        """Whether `close` was called."""
-        return self.socket.fileno() == -1
-
     def close(self) -> None:
-        """Close the socket, unmap the memory. Idempotent."""
-        if not self.is_closed:
-            trio.lowlevel.notify_closing(self.socket)
-            self.socket.close()
-            self.area.release()
-            self._segment.close()
+        """Close the socket, unmap the memory; wakes whoever waits for the socket."""
+        trio.lowlevel.notify_closing(self.socket)
+        self.socket.close()
+        self.area.release()
+        self._segment.close()
 
 
 class SharedMemoryStream(trio.abc.HalfCloseableStream):
@@ -81,9 +76,15 @@ class SharedMemoryStream(trio.abc.HalfCloseableStream):
         sending: Where this side writes.
         receiving: Where the other side does.
 
+    Attributes:
+        is_closed: Whether this side has closed the stream.
+        best_chunk_bytes: How much is best read and written at a time, see `SupportsChunks`.
+
     A peer that is gone without having ended the stream is a `trio.BrokenResourceError`, never
     an end: all that it had sent can be read before.
     """
+
+    best_chunk_bytes = PIECE_BYTES
 
     def __init__(self, sending: Direction, receiving: Direction) -> None:
         for direction in (sending, receiving):
@@ -100,11 +101,7 @@ class SharedMemoryStream(trio.abc.HalfCloseableStream):
         self._needs_space = False
         self._was_emptied = False
         self._eof_sent = False
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether this side has closed the stream."""
-        return self._out.is_closed
+        self.is_closed = False
 
     # -- receiving ----------------------------------------------------------------------
 
@@ -134,7 +131,10 @@ class SharedMemoryStream(trio.abc.HalfCloseableStream):
                 if data is not None:
                     await trio.lowlevel.cancel_shielded_checkpoint()
             while data is None:  # also because readiness may be spurious
-                await self._wait_for_input()
+                if self._inflow.ring.returned == self._inflow.ring.tail or self._return_space():
+                    await trio.lowlevel.wait_readable(self._in.socket)
+                else:
+                    await self._wait_for_input_and_lane()
                 data = self._try_receive(max_bytes)
             return data
         finally:
@@ -163,15 +163,18 @@ class SharedMemoryStream(trio.abc.HalfCloseableStream):
         if self.is_closed:
             raise trio.ClosedResourceError("this side closed the stream")
         inflow = self._inflow
+        at_once = min(max_bytes, READ_CHUNK_BYTES)  # a socket never has much more
         try:
             data = inflow.read(max_bytes) if inflow.has_more else b""
             while not data:
-                chunk = self._in.socket.recv(max_bytes, _DONTWAIT)
+                chunk = self._in.socket.recv(at_once, _DONTWAIT)
                 if not chunk:
                     return self._end()
-                data = inflow.accept(chunk, max_bytes)
                 # A read that was not filled took all there was, see `SocketStream`.
-                self._was_emptied = len(chunk) < max_bytes
+                self._was_emptied = len(chunk) < at_once
+                data = inflow.accept(chunk, max_bytes)
+                if data is chunk:  # all of it inline, which is no more than any socket does
+                    return data
         except BlockingIOError:
             return None
         except ConnectionResetError:  # it left something unread, as everybody may
@@ -183,9 +186,7 @@ class SharedMemoryStream(trio.abc.HalfCloseableStream):
         ring = inflow.ring
         if inflow.has_more:
             self._was_emptied = False
-            if ring.tail - ring.returned >= self._much:
-                self._return_space()
-        elif ring.tail != ring.returned:
+        if not inflow.has_more or ring.tail - ring.returned >= self._much:
             self._return_space()
         return data
 
@@ -202,13 +203,13 @@ class SharedMemoryStream(trio.abc.HalfCloseableStream):
             ring.returned = ring.tail
         return True
 
-    async def _wait_for_input(self) -> None:
+    async def _wait_for_input_and_lane(self) -> None:
+        """Wait for bytes, or until it can be told how far the ring was read.
+
+        The lane is full, which takes an odd peer or hardly any memory for sockets: the other
+        side may be waiting for this very word.
+        """
         sock = self._in.socket
-        if self._return_space():
-            await trio.lowlevel.wait_readable(sock)
-            return
-        # The lane is full, which takes an odd peer or hardly any memory for sockets: the
-        # other side may be waiting for this very word.
 
         async def wait(for_what: Callable[[socket.socket], Awaitable[None]]) -> None:
             # Closed meanwhile: `_try_receive` finds out, and raises outside of a group.
@@ -222,7 +223,7 @@ class SharedMemoryStream(trio.abc.HalfCloseableStream):
 
     def _end(self) -> bytes:
         """What the end of the socket means: ``b""`` if the other side has said so before."""
-        if not self._inflow.has_more:
+        if not self._inflow.has_more:  # else it ends within a word
             if self._lane.has_ended:
                 return b""
             with suppress(OSError):
@@ -245,24 +246,22 @@ class SharedMemoryStream(trio.abc.HalfCloseableStream):
         self._check_can_send()
         self._sending = True
         try:
-            with memoryview(data) as view, view.cast("B") as octets:
-                await self._send_octets(octets)
+            await trio.lowlevel.checkpoint_if_cancelled()
+            sent = self._try_send(data)
+            if sent == len(data):
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                return
+            with memoryview(data) as octets:
+                while sent < len(octets):
+                    if self._needs_space:
+                        await trio.lowlevel.wait_readable(self._out.socket)
+                    else:
+                        await trio.lowlevel.wait_writable(self._out.socket)
+                    with octets[sent:] as rest:
+                        sent += self._try_send(rest)
         finally:
             self._sending = False
             del data  # or whoever keeps the exception keeps it
-
-    async def _send_octets(self, octets: memoryview) -> None:
-        await trio.lowlevel.checkpoint_if_cancelled()
-        sent, total, waited = 0, len(octets), False
-        while sent < total:
-            with octets[sent:] as rest:
-                count = self._try_send(rest)
-            sent += count
-            if sent < total and not count:
-                await self._wait_for_room()
-                waited = True
-        if not waited:
-            await trio.lowlevel.cancel_shielded_checkpoint()
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until at least some bytes can be written.
@@ -299,12 +298,13 @@ class SharedMemoryStream(trio.abc.HalfCloseableStream):
         return self._try_send(data) if data else 0
 
     def _try_send(self, data: bytes | bytearray | memoryview) -> int:
-        """Write what fits; 0 if that is nothing, and then `_wait_for_room` knows for what."""
+        """Write what fits. If that is not all, `_needs_space` tells what to wait for."""
         try:
             if len(data) <= INLINE_BYTES:
                 octets = data if type(data) is bytes else bytes(data)
                 if can_go_inline(octets):
-                    return self._out.socket.send(octets, _DONTWAIT)
+                    self._needs_space = False
+                    return self._out.socket.send(octets, _DONTWAIT) if octets else 0
             with memoryview(data) as view:
                 return self._try_send_through_ring(view)
         except BlockingIOError:
@@ -350,12 +350,6 @@ class SharedMemoryStream(trio.abc.HalfCloseableStream):
             if len(words) < _LANE_BYTES:
                 return
 
-    async def _wait_for_room(self) -> None:
-        if self._needs_space:
-            await trio.lowlevel.wait_readable(self._out.socket)
-        else:
-            await trio.lowlevel.wait_writable(self._out.socket)
-
     async def send_eof(self) -> None:
         """Half-close: the peer reads the end, and can still send. Idempotent.
 
@@ -391,8 +385,10 @@ class SharedMemoryStream(trio.abc.HalfCloseableStream):
 
         The other side learns that the stream broke off.
         """
-        self._out.close()
-        self._in.close()
+        if not self.is_closed:
+            self.is_closed = True
+            self._out.close()
+            self._in.close()
 
     async def aclose(self) -> None:
         """End the stream and close it, then checkpoint. Idempotent.

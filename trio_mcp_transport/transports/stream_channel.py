@@ -51,7 +51,7 @@ from ..sansio.framing import Frame, make_framer
 from ..sansio.machine import NEED_DATA, EndOfData
 from ..sansio.messages import MalformedMessage, MessageEvent, MessageMachine
 from .channel_state import StateCell, make_session_id, stream_lost
-from .outbox import Outbox
+from .outbox import Outbox, SupportsChunks
 from .own_words import OwnWords
 
 __all__ = ["StreamChannel", "SupportsClose"]
@@ -74,9 +74,9 @@ class StreamChannel(MessageChannel):
     """Messages over a stream of bytes.
 
     Args:
-        stream: Any stream; the channel owns it from here on. Two extras are used where
-            it has them: ``send_nowait(data) -> int`` (writes what fits now) and
-            ``close()`` (synchronous).
+        stream: Any stream; the channel owns it from here on. Three extras are used where
+            it has them: ``send_nowait(data) -> int`` (writes what fits now), ``close()``
+            (synchronous) and ``best_chunk_bytes`` (for reads and writes).
         nursery: Where the writer runs while bytes wait. An idle channel has no task, so
             it never holds the nursery open.
         context: Facts about the connection.
@@ -117,6 +117,9 @@ class StreamChannel(MessageChannel):
         self._machine = MessageMachine(
             make_framer(options.framing, max_message_bytes=options.max_message_bytes)
         )
+        self._read_bytes = READ_CHUNK_BYTES
+        if isinstance(stream, SupportsChunks):
+            self._read_bytes = stream.best_chunk_bytes
         self._outbox = Outbox(stream, nursery=nursery, options=options, on_failure=self._fail)
         self._own_words = OwnWords(self._outbox, self._machine.framer, self._may_speak)
         self._state = StateCell(ChannelState.CONNECTING if connecting else ChannelState.CONNECTED)
@@ -403,9 +406,9 @@ class StreamChannel(MessageChannel):
         idle, due = self._options.idle_read_timeout, self._first_message_due
         try:
             if idle == due == math.inf:
-                return bytes(await self._stream.receive_some(READ_CHUNK_BYTES))
+                return bytes(await self._stream.receive_some(self._read_bytes))
             with trio.move_on_at(min(trio.current_time() + idle, due)):
-                return bytes(await self._stream.receive_some(READ_CHUNK_BYTES))
+                return bytes(await self._stream.receive_some(self._read_bytes))
         except trio.BrokenResourceError as error:
             raise self._failed(stream_lost(error, "while receiving")) from self._state.failure
         except trio.ClosedResourceError:
