@@ -14,12 +14,14 @@ from .response_headers import (
     ResponseHeaderPolicy,
     SecurityHeadersPreset,
 )
+from .staples import AsyncStapleSource, FunctionStapleSource, StapleFiles, StapleSource
 
 __all__ = [
     "Address",
     "AdmissionPolicy",
     "Admitted",
     "Answered",
+    "AsyncStapleSource",
     "Authenticator",
     "BearerTokens",
     "ConnectionFacts",
@@ -28,9 +30,12 @@ __all__ = [
     "CorsPreset",
     "Doorkeeper",
     "FrameOptions",
+    "FunctionStapleSource",
     "ProxyHeader",
     "ResponseHeaderPolicy",
     "SecurityHeadersPreset",
+    "StapleFiles",
+    "StapleSource",
     "Verdict",
     "forbidden",
     "unauthorized",
