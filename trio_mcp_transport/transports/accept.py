@@ -37,11 +37,13 @@ from .http_serving import HttpServing
 
 __all__ = [
     "AcceptLoop",
+    "AcceptsUnfinished",
     "ChannelHandler",
     "ServesRequests",
     "ServingListener",
     "SocketAcceptor",
     "StreamListener",
+    "UnfinishedChannel",
     "options_for_client",
     "serve_listener",
 ]
@@ -92,6 +94,32 @@ class ServesRequests(Protocol):
         task_status: trio.TaskStatus[AcceptLoop],
     ) -> None:
         """Serve until the listener is closed; see `serve_listener`."""
+
+
+class UnfinishedChannel(Protocol):
+    """A connection that was accepted and must shake hands before it is a channel."""
+
+    async def finish(self, nursery: trio.Nursery, /) -> MessageChannel:
+        """Shake hands. Whatever this raises, the connection is closed then.
+
+        Raises:
+            ConnectFailed: That came to nothing.
+        """
+
+    def close(self) -> None:
+        """Close the connection at once, unless a channel has it already. Idempotent."""
+
+
+@runtime_checkable
+class AcceptsUnfinished(Protocol):
+    """A listener whose connections must shake hands.
+
+    That is done in the connection's own task, so that a client which takes its time holds
+    up nobody who comes after it.
+    """
+
+    async def accept_unfinished(self) -> UnfinishedChannel:
+        """Wait for a connection; raises as `SocketAcceptor.accept`."""
 
 
 class AcceptLoop:
@@ -177,28 +205,51 @@ class ServingListener(AcceptLoop):
     async def _accept_and_serve(self, task_status: trio.TaskStatus[Exception | None]) -> None:
         """One connection, from before it is accepted until after it is closed."""
         channel: MessageChannel | None = None
+        unfinished: UnfinishedChannel | None = None
         try:
             try:
                 async with trio.open_nursery() as nursery:
                     try:
-                        channel = await self.listener.accept(nursery)
+                        if isinstance(self.listener, AcceptsUnfinished):
+                            unfinished = await self.listener.accept_unfinished()
+                        else:
+                            channel = await self.listener.accept(nursery)
                     except Exception as error:
                         task_status.started(error)  # the loop decides what it means
-                    else:
-                        self.open_connections += 1
-                        self.accepted += 1
+                        return
+                    self.open_connections += 1
+                    self.accepted += 1
+                    if unfinished is not None:
+                        task_status.started(None)
+                        channel = await self._finish(unfinished, nursery)
+                        if channel is not None:
+                            await self._serve(channel)
+                    elif channel is not None:
                         await self._serve(channel, task_status)
-                        # The channel is closed: nothing of it may hold the place any more.
-                        nursery.cancel_scope.cancel()
+                    # The channel is closed: nothing of it may hold the place any more.
+                    nursery.cancel_scope.cancel()
             except* Exception as group:
                 self._report_handler_failure(channel, lone_exception(group))
         finally:
-            if channel is not None:
+            if unfinished is not None:
+                unfinished.close()
+            if unfinished is not None or channel is not None:
                 self.open_connections -= 1
             self._places.release()
 
+    async def _finish(
+        self, unfinished: UnfinishedChannel, nursery: trio.Nursery
+    ) -> MessageChannel | None:
+        try:
+            return await unfinished.finish(nursery)
+        except ConnectFailed as error:
+            self._report("handshake.failed", "a client could not shake hands", error)
+            return None
+
     async def _serve(
-        self, channel: MessageChannel, task_status: trio.TaskStatus[Exception | None]
+        self,
+        channel: MessageChannel,
+        task_status: trio.TaskStatus[Exception | None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         try:
             task_status.started(None)
@@ -259,7 +310,8 @@ async def serve_listener(
         handler: Called with each channel, which is closed after it.
         max_connections: How many may be open at a time.
         on_event: Gets ``accept.failed`` (no room, or one connection failed early),
-            ``handler.failed`` and ``connection.lost``; they are logged without it.
+            ``handshake.failed``, ``handler.failed`` and ``connection.lost``; they are
+            logged without it.
         handler_nursery: Where the connections run, for a server that stops accepting
             before it stops serving. Without it they end with this call.
         http: How a listener over HTTP makes channels; others have no use for it.

@@ -30,6 +30,7 @@ __all__ = [
     "connect",
     "host_and_port",
     "listen",
+    "make_context",
     "open_listeners",
     "open_socket",
     "set_options",
@@ -171,11 +172,7 @@ def _make_channel(
     accepted: bool,
 ) -> StreamChannel:
     """Set the options and wrap the socket; an OSError means that the peer is gone already."""
-    context = ChannelContext(
-        transport="tcp",
-        local_address=join_host_port(*host_and_port(sock.getsockname())),
-        peer_address=join_host_port(*host_and_port(sock.getpeername())),
-    )
+    context = make_context(sock, endpoint)
     set_options(sock, endpoint)
     return StreamChannel(
         SocketStream(sock),
@@ -185,6 +182,19 @@ def _make_channel(
         on_event=on_event,
         accepted=accepted,
         answer_malformed=accepted,
+    )
+
+
+def make_context(sock: socket.socket, endpoint: TcpEndpoint) -> ChannelContext:
+    """Where both ends of a connected socket are.
+
+    Raises:
+        OSError: The peer is gone already.
+    """
+    return ChannelContext(
+        transport=endpoint.scheme,
+        local_address=join_host_port(*host_and_port(sock.getsockname())),
+        peer_address=join_host_port(*host_and_port(sock.getpeername())),
     )
 
 

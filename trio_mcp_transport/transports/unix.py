@@ -32,7 +32,14 @@ from .socket_file import BACKLOG, bind_socket_file
 from .socket_stream import SocketStream, connect_failed, set_buffer_size
 from .stream_channel import StreamChannel
 
-__all__ = ["connect", "listen", "peer_credentials"]
+__all__ = [
+    "connect",
+    "listen",
+    "make_context",
+    "open_listener",
+    "open_socket",
+    "peer_credentials",
+]
 
 #: A Unix socket cannot be waited for while the listener's backlog is full (connect(2):
 #: EAGAIN), so connecting is tried again this often.
@@ -57,20 +64,40 @@ async def connect(
         FeatureUnavailable: This platform has no Unix sockets, no abstract ones, or
             cannot tell whose process the peer is.
     """
-    _check_platform(endpoint)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock = await open_socket(endpoint)
     try:
-        sock.setblocking(False)
-        await _connect_socket(sock, _address(endpoint.path))
         return _make_channel(
             sock, nursery, endpoint, on_event, local_address=None, peer_address=endpoint.path
         )
     except OSError as error:
         sock.close()
-        raise connect_failed(f"cannot connect to {endpoint}", error) from error
+        raise connect_failed(f"cannot connect to {endpoint.label}", error) from error
     except BaseException:
         sock.close()
         raise
+
+
+async def open_socket(endpoint: UnixEndpoint) -> socket.socket:
+    """A socket that is connected. If cancelled, nothing is left behind.
+
+    Who is at its other end was not looked at: see `make_context`.
+
+    Raises:
+        ConnectFailed: Nobody listens there.
+        FeatureUnavailable: As for `connect`.
+    """
+    _check_platform(endpoint)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        await _connect_socket(sock, _address(endpoint.path))
+    except OSError as error:
+        sock.close()
+        raise connect_failed(f"cannot connect to {endpoint.label}", error) from error
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 async def listen(endpoint: UnixEndpoint, on_event: EventHandler | None) -> MessageListener:
@@ -94,6 +121,25 @@ async def listen(endpoint: UnixEndpoint, on_event: EventHandler | None) -> Messa
         ConfigurationError: There is no such owner or group.
         FeatureUnavailable: As for `connect`.
     """
+    sock, path, remove = await open_listener(endpoint, on_event)
+
+    def make_channel(sock: socket.socket, nursery: trio.Nursery) -> MessageChannel:
+        return _make_channel(
+            sock, nursery, endpoint, on_event, local_address=path, peer_address=None
+        )
+
+    bound = UnixEndpoint(path=path, options=options_for_client(endpoint.options))
+    return StreamListener([sock], str(bound), make_channel, remove)
+
+
+async def open_listener(
+    endpoint: UnixEndpoint, on_event: EventHandler | None
+) -> tuple[socket.socket, str, Callable[[], None] | None]:
+    """A listening socket, the path that clients may use, and what removes the file.
+
+    Raises:
+        ConnectFailed: As for `listen`, as are the others.
+    """
     _check_platform(endpoint)
     uid, gid = _user_id(endpoint.owner), _group_id(endpoint.group)
     remove: Callable[[], None] | None = None
@@ -107,15 +153,8 @@ async def listen(endpoint: UnixEndpoint, on_event: EventHandler | None) -> Messa
             if endpoint.cleanup_on_drop:
                 remove = partial(file.remove, on_event)
     except OSError as error:
-        raise connect_failed(f"cannot listen on {endpoint}", error) from error
-
-    def make_channel(sock: socket.socket, nursery: trio.Nursery) -> MessageChannel:
-        return _make_channel(
-            sock, nursery, endpoint, on_event, local_address=path, peer_address=None
-        )
-
-    bound = UnixEndpoint(path=path, options=options_for_client(endpoint.options))
-    return StreamListener([sock], str(bound), make_channel, remove)
+        raise connect_failed(f"cannot listen on {endpoint.label}", error) from error
+    return sock, path, remove
 
 
 def peer_credentials(sock: socket.socket) -> PeerCredentials | None:
@@ -176,17 +215,8 @@ def _make_channel(
     local_address: str | None,
     peer_address: str | None,
 ) -> StreamChannel:
-    credentials = peer_credentials(sock)
-    if endpoint.check_peer or endpoint.is_abstract:
-        _check_peer(credentials, endpoint)
+    context = make_context(sock, endpoint, local_address=local_address, peer_address=peer_address)
     set_buffer_size(sock, endpoint.buffer_size)
-    context = ChannelContext(
-        transport="unix",
-        local_address=local_address,
-        peer_address=peer_address,
-        peer_credentials=credentials,
-        principal=None if credentials is None else f"uid:{credentials.uid}",
-    )
     return StreamChannel(
         SocketStream(sock),
         nursery=nursery,
@@ -195,6 +225,31 @@ def _make_channel(
         on_event=on_event,
         accepted=peer_address is None,
         answer_malformed=peer_address is None,
+    )
+
+
+def make_context(
+    sock: socket.socket,
+    endpoint: UnixEndpoint,
+    *,
+    local_address: str | None,
+    peer_address: str | None,
+) -> ChannelContext:
+    """Who is at the other end of a connected socket.
+
+    Raises:
+        ConnectFailed: It may not be the peer.
+        OSError: It is gone already.
+    """
+    credentials = peer_credentials(sock)
+    if endpoint.check_peer or endpoint.is_abstract:
+        _check_peer(credentials, endpoint)
+    return ChannelContext(
+        transport=endpoint.scheme,
+        local_address=local_address,
+        peer_address=peer_address,
+        peer_credentials=credentials,
+        principal=None if credentials is None else f"uid:{credentials.uid}",
     )
 
 
