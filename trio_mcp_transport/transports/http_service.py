@@ -21,6 +21,7 @@ import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext, suppress
 from functools import partial
+from typing import TYPE_CHECKING
 
 import msgspec
 import trio
@@ -59,6 +60,9 @@ from .http_serving import HttpServing
 from .http_sessions import HttpSessions, session_of
 from .http_unsent import Unsent
 
+if TYPE_CHECKING:
+    from .websocket_server import WebSocketServing
+
 __all__ = ["ConnectionFacts", "HttpRequestStream", "HttpService", "HttpServing"]
 
 
@@ -75,6 +79,7 @@ class HttpService:
         doorkeeper: Decides who may come in.
         channel_options: Limits of the channels.
         transport: What the channels' contexts call it.
+        websocket: Where requests may become WebSockets; None for nowhere.
         on_event: Gets ``handler.failed``, ``request.failed``, ``request.refused``,
             ``response.cut`` and ``store.failed``; they are logged without it.
 
@@ -96,6 +101,7 @@ class HttpService:
         doorkeeper: Doorkeeper | None = None,
         channel_options: ChannelOptions = ChannelOptions(),  # ruff: ignore[function-call-in-default-argument] (frozen)
         transport: str = "http",
+        websocket: WebSocketServing | None = None,
         on_event: EventHandler | None = None,
     ) -> None:
         doorkeeper = doorkeeper or Doorkeeper()
@@ -125,6 +131,16 @@ class HttpService:
         self._transport = transport
         self._stop = trio.Event()
         self._idle = trio.Event()
+        self._websockets = None
+        if websocket is not None:
+            from .websocket_server import WebSocketUpgrades
+
+            self._websockets = WebSocketUpgrades(
+                websocket,
+                self._runtime.run_handler,
+                channel_options=channel_options,
+                on_event=on_event,
+            )
 
     # -- life ---------------------------------------------------------------------------
 
@@ -150,6 +166,8 @@ class HttpService:
         New requests get 503. Idempotent.
         """
         self._stop.set()
+        if self._websockets is not None:
+            self._websockets.stop()
 
     async def _end_sessions(self) -> None:
         await self._stop.wait()
@@ -190,6 +208,11 @@ class HttpService:
             write_reply(carrier, admitted.reply)
             return
         facts, principal, endpoint = admitted.facts, admitted.principal, self.endpoint
+        if self._websockets is not None and self._websockets.takes(head):
+            await self._websockets.serve(
+                carrier, lambda name: self._websocket_context(name, carrier, facts, principal)
+            )
+            return
         judged = endpoint.judge_head(head, principal=principal, now=trio.current_time())
         if type(judged) is ReadBody:
             try:
@@ -276,6 +299,12 @@ class HttpService:
             exchange=exchange,
             revisions=self._revisions,
         )
+
+    def _websocket_context(
+        self, name: str, request: HttpRequestStream, facts: ConnectionFacts, principal: str | None
+    ) -> ChannelContext:
+        context = self._context(request, facts, principal, None, None, exchange=False)
+        return msgspec.structs.replace(context, transport=name)
 
     # -- exchanges ----------------------------------------------------------------------
 

@@ -6,9 +6,8 @@ opening handshake is done. TCP, TLS and memory streams serve alike. What the byt
 them for as long as the channel is open, as pings and closes must be answered by themselves.
 
 Sending goes through the `Outbox`, as on any stream: a message is encoded, and so masked and
-compressed, when it is sent, and those that wait for room may still be cancelled. So no
-message may be compressed with the help of an earlier one, whatever was agreed on; the
-machine is to be made that way.
+compressed, when it is sent, and one that waits for room may still be cancelled. That is why
+the machine never compresses a message with the help of an earlier one.
 """
 
 from __future__ import annotations
