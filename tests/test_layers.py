@@ -65,6 +65,7 @@ HOUSE: list[tuple[tuple[str, ...], bool]] = [
             "jsonrpc",
             "limits",
             "public_paths",
+            "shm_endpoints",
             "web_endpoints",
             "web_schemes",
             "websocket_endpoints",

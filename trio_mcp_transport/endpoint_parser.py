@@ -45,6 +45,8 @@ EndpointSpec: TypeAlias = str | Mapping[str, object] | Endpoint
 _Normal: TypeAlias = tuple[str, str, dict[str, object]]
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(.*)", re.DOTALL)
+# A name alone is what older configurations say of shared memory.
+_BARE_CHANNEL = re.compile(r"[A-Za-z0-9._-]*(\?.*)?", re.DOTALL)
 _OPTIONS_FIRST = re.compile(r"\?(\S*)(.*)", re.DOTALL)
 _ADDRESSES = {
     "http": "http://127.0.0.1:8080/mcp",
@@ -171,6 +173,8 @@ def _normalise(
             f"an endpoint starts with its scheme ({', '.join(transport_names())}) and a colon;"
             " a key=value list needs its transport named beside it"
         )
+    if transport == "shm" and _BARE_CHANNEL.fullmatch(text) is not None:
+        return _from_url(f"shm://{text}", transport)
     find_parser(transport)
     # The stdio lists of older configurations were separated by blanks as well.
     values = parse_key_values(text, whitespace=transport == "stdio")

@@ -27,6 +27,7 @@ from .endpoints import (
 )
 from .errors import ConfigurationError
 from .http_schemes import HTTP_ENDPOINTS, parse_http
+from .shm_endpoints import parse_shm
 from .tls_endpoints import TlsEndpoint, TlsUnixEndpoint
 from .websocket_schemes import WEBSOCKET_ENDPOINTS, parse_websocket
 
@@ -190,6 +191,7 @@ _BUILT_IN: Mapping[str, ParseFunction] = {
     **{scheme: partial(parse_http, struct) for scheme, struct in HTTP_ENDPOINTS.items()},
     **{scheme: partial(parse_websocket, struct) for scheme, struct in WEBSOCKET_ENDPOINTS.items()},
     "memory": _parse_memory,
+    "shm": parse_shm,
     "stdio": _parse_stdio,
     "tcp": partial(_parse_tcp, TcpEndpoint),
     "tls": partial(_parse_tcp, TlsEndpoint),

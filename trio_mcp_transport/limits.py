@@ -30,6 +30,9 @@ __all__ = [
     "DEFAULT_MAX_SESSIONS",
     "DEFAULT_MAX_UNSENT_BYTES",
     "DEFAULT_OUTBOX_BYTES",
+    "DEFAULT_SHARED_CONNECTIONS",
+    "DEFAULT_SHARED_MESSAGES",
+    "DEFAULT_SHARED_MESSAGE_BYTES",
     "DISCOVER_PROBE_TIMEOUT",
     "EVENT_STORE_TIMEOUT",
     "EXCHANGE_GRACE_TIMEOUT",
@@ -50,6 +53,7 @@ __all__ = [
     "MAX_QUEUED_NOTIFICATIONS",
     "MAX_RECONNECTS",
     "MAX_REQUEST_STATE_BYTES",
+    "MAX_RING_BYTES",
     "MAX_SUBSCRIBED_URIS",
     "MAX_SUBSCRIPTIONS",
     "MAX_TASKS",
@@ -60,6 +64,7 @@ __all__ = [
     "READ_CHUNK_BYTES",
     "REQUEST_STATE_SECONDS",
     "SESSION_IDLE_TIMEOUT",
+    "SHARED_OPEN_TIMEOUT",
     "SSE_KEEP_ALIVE_INTERVAL",
     "SSE_MAX_BACKOFF",
     "SSE_QUIET_INTERVAL",
@@ -149,6 +154,18 @@ MAX_SUBSCRIBED_URIS = 1000
 #: comes faster is merged into the newest.
 PROGRESS_BURST = 20
 PROGRESS_PER_SECOND = 20.0
+
+#: Largest message through shared memory, and how many of them one direction's memory holds:
+#: 16 MiB for a connection with both directions full, which fits any container.
+DEFAULT_SHARED_MESSAGE_BYTES = 1024 * 1024
+DEFAULT_SHARED_MESSAGES = 8
+#: Memory of one direction at most: the bound of what a peer can make this side map.
+MAX_RING_BYTES = 1 << 30
+#: Connections through shared memory at one listener: 1 GiB if all of them are full.
+DEFAULT_SHARED_CONNECTIONS = 64
+#: Seconds that a client waits for the process that creates the memory: the two are often
+#: started at the same time.
+SHARED_OPEN_TIMEOUT = 5.0
 
 #: HTTP requests in flight at a time: of one client to one endpoint, or at one listener.
 DEFAULT_MAX_EXCHANGES = 1000

@@ -26,9 +26,9 @@ import struct
 import msgspec
 
 from ..errors import RemoteProtocolError
+from ..limits import MAX_RING_BYTES
 
 __all__ = [
-    "MAX_RING_BYTES",
     "RING_HEADER_BYTES",
     "RingHeader",
     "RingReader",
@@ -37,8 +37,6 @@ __all__ = [
 
 #: In front of the bytes of a ring: a page, so that the ring begins on one.
 RING_HEADER_BYTES = 4096
-#: No sensible ring is larger; it is the bound of what a peer can make this side map.
-MAX_RING_BYTES = 1 << 30
 
 _MAGIC = b"MCP ring"
 _VERSION = 1
