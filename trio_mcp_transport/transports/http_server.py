@@ -35,6 +35,7 @@ from .http_settings import (
 )
 from .socket_stream import SocketStream
 from .tcp import host_and_port, open_listeners, set_options
+from .websocket_server import WebSocketServing
 
 __all__ = ["HttpListener", "HttpListenerOptions", "listen"]
 
@@ -80,12 +81,14 @@ class HttpListenerOptions(msgspec.Struct, frozen=True, kw_only=True):
         connection: Limits and timeouts of connections.
         channel: Limits of the channels that requests become.
         tcp: The options of accepted sockets.
+        websocket: Where requests may become WebSockets; None for nowhere.
     """
 
     server: HttpServerOptions = HttpServerOptions()
     connection: HttpConnectionOptions = HttpConnectionOptions()
     channel: ChannelOptions = ChannelOptions()
     tcp: TcpEndpoint = TcpEndpoint(host="localhost", port=0)
+    websocket: WebSocketServing | None = None
 
 
 class HttpListener(MessageListener):
@@ -158,6 +161,7 @@ class HttpListener(MessageListener):
             http=http,
             doorkeeper=self._doorkeeper,
             channel_options=self._options.channel,
+            websocket=self._options.websocket,
             on_event=on_event,
         )
         loop = _HttpAcceptLoop(
