@@ -202,6 +202,11 @@ class TlsMachine:
         return self.connection.get_protocol_version() >= self._ssl.TLS1_3_VERSION
 
     @property
+    def has_stored(self) -> bool:
+        """Whether there is anything to ask `next_event` for: bytes, or EOF."""
+        return self._at < len(self._chunk) or self._eof
+
+    @property
     def trailing_data(self) -> tuple[bytes, bool]:
         """Received bytes that belong to no returned event, and whether EOF followed.
 
@@ -352,14 +357,18 @@ class TlsMachine:
         self._check_can_send("send_data()")
         if not data:
             return b""
-        connection = self.connection
         parts = self._take_waiting()
+        connection = self.connection
         try:
-            with memoryview(data) as view, view.cast("B") as octets:
-                for at in range(0, len(octets), _MAX_PLAINTEXT):
-                    with octets[at : at + _MAX_PLAINTEXT] as piece:
-                        connection.send(piece)  # one record: never a part of it
-                    parts.append(connection.bio_read(_OUTPUT_BYTES))
+            if isinstance(data, bytes) and len(data) <= _MAX_PLAINTEXT:
+                connection.send(data)  # one record, of which nothing is left
+                parts.append(connection.bio_read(_OUTPUT_BYTES))
+            else:
+                with memoryview(data) as view, view.cast("B") as octets:
+                    for at in range(0, len(octets), _MAX_PLAINTEXT):
+                        with octets[at : at + _MAX_PLAINTEXT] as piece:
+                            connection.send(piece)
+                        parts.append(connection.bio_read(_OUTPUT_BYTES))
         except BaseException as error:
             self._fail(error)
             raise

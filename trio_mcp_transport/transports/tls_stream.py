@@ -227,8 +227,12 @@ class TlsStream(trio.abc.HalfCloseableStream):
         try:
             if self.facts is None:
                 await self._ensure_handshake()
-            await trio.lowlevel.checkpoint_if_cancelled()
             waited = False
+            if not self._plain and not wire.machine.has_stored:
+                await wire.read()
+                waited = True
+            else:
+                await trio.lowlevel.checkpoint_if_cancelled()
             while True:
                 wire.check_open()
                 try:
@@ -309,14 +313,12 @@ class TlsStream(trio.abc.HalfCloseableStream):
             self._remembered = True
             self._session.remember()
         data = event.data
-        if len(data) < max_bytes:
+        if len(data) < max_bytes and machine.has_stored:
             parts, size = [data], len(data)
             with suppress(ProtocolError):  # it comes again, after what came before it
                 while size < max_bytes and isinstance(event := machine.next_event(), TlsData):
                     parts.append(event.data)
                     size += len(event.data)
-            if len(parts) == 1:
-                return data
             data = b"".join(parts)
         if len(data) > max_bytes:
             self._plain, self._plain_at = data, max_bytes
@@ -344,6 +346,10 @@ class TlsStream(trio.abc.HalfCloseableStream):
             if self.facts is None:
                 await self._ensure_handshake()
             await trio.lowlevel.checkpoint_if_cancelled()
+            wire.check_can_send()
+            if isinstance(data, bytes) and 0 < len(data) <= WRITE_SLICE_BYTES and not self._owed:
+                await self._write(self._encrypt(data))
+                return
             with memoryview(data) as view, view.cast("B") as octets:
                 at = self._take_owed(octets)
                 if at == len(octets):
@@ -382,6 +388,11 @@ class TlsStream(trio.abc.HalfCloseableStream):
         try:
             if wire.has_unsent and not wire.write_what_fits(b""):
                 return 0
+            if isinstance(data, bytes) and 0 < len(data) <= WRITE_SLICE_BYTES and not self._owed:
+                if wire.write_what_fits(self._encrypt(data)):
+                    return len(data)
+                self._owed = data
+                return 0
             with memoryview(data) as view, view.cast("B") as octets:
                 at = self._take_owed(octets)
                 while at < len(octets):
@@ -394,7 +405,7 @@ class TlsStream(trio.abc.HalfCloseableStream):
         except trio.BrokenResourceError as error:
             self._raise_why(error)
 
-    def _encrypt(self, piece: memoryview) -> bytes:
+    def _encrypt(self, piece: bytes | memoryview) -> bytes:
         try:
             return self._wire.machine.send_data(piece)
         except BaseException as error:

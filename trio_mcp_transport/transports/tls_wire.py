@@ -3,8 +3,8 @@
 Used by `tls_stream` alone. Holds the stream underneath, the machine and the state of both;
 moves bytes between them and decides nothing. Theory of operation:
 
-* Whatever the machine has to write gets in line for the wire (a strict first-in-first-out
-  lock) with no checkpoint after it was taken out of the machine: each record has its number,
+* Whatever the machine has to write gets in line for the wire, first come first served, with
+  no checkpoint after it was taken out of the machine: each record has its number,
   and one that came out of order would end the connection.
 * Therefore a write that is cancelled, or a record that was taken out and not written, breaks
   everything for good: nobody knows how much of it arrived.
@@ -16,16 +16,21 @@ moves bytes between them and decides nothing. Theory of operation:
 from __future__ import annotations
 
 import enum
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
 import trio
 
-from ..limits import TLS_CLOSE_TIMEOUT
+from ..limits import TLS_CLOSE_TIMEOUT, WRITE_SLICE_BYTES
 from ..sansio.tls import TlsMachine
 
 __all__ = ["TlsWire", "WireState"]
+
+#: One read: what one write of plaintext becomes, with 22 bytes (TLS 1.3) or 29 (TLS 1.2) more
+#: for each 16 KiB, so that it need not be read in two.
+_READ_BYTES = WRITE_SLICE_BYTES + 1024
 
 
 class WireState(enum.Enum):
@@ -49,17 +54,19 @@ class TlsWire:
         machine: See above.
         state: OPEN until something broke it or this side closed it.
         cause: What broke it first; also while it is being told to the peer.
+        is_writing: Whether a task has the wire for writing.
         can_send_now: Whether `write_what_fits` can ever write anything.
     """
 
     __slots__ = (
-        "_lock",
+        "_line",
         "_receive_now",
         "_send_fault",
         "_send_now",
         "_unsent",
         "can_send_now",
         "cause",
+        "is_writing",
         "machine",
         "state",
         "stream",
@@ -71,18 +78,14 @@ class TlsWire:
         self.state = WireState.OPEN
         self.cause: BaseException | None = None
         self._send_now: Callable[[bytes], int] | None = getattr(stream, "send_nowait", None)
-        self._receive_now: Callable[[], bytes | None] | None = getattr(
+        self._receive_now: Callable[[int], bytes | None] | None = getattr(
             stream, "receive_nowait", None
         )
         self.can_send_now = self._send_now is not None
         self._send_fault: trio.BrokenResourceError | None = None
-        self._lock = trio.StrictFIFOLock()
+        self.is_writing = False
+        self._line: deque[trio.Event] = deque()  # of those who wait for the wire
         self._unsent = b""  # the rest of what was written in part
-
-    @property
-    def is_writing(self) -> bool:
-        """Whether a task has the wire for writing."""
-        return self._lock.locked()
 
     # -- reading ------------------------------------------------------------------------
 
@@ -94,7 +97,7 @@ class TlsWire:
             trio.ClosedResourceError: This side closed it.
         """
         try:
-            data = await self.stream.receive_some()
+            data = await self.stream.receive_some(_READ_BYTES)
         except trio.BrokenResourceError as error:
             self.break_with(error)
             raise
@@ -112,7 +115,7 @@ class TlsWire:
         if self._receive_now is None:
             return False
         try:
-            data = self._receive_now()
+            data = self._receive_now(_READ_BYTES)
         except trio.BrokenResourceError as error:
             self.break_with(error)
             raise
@@ -134,19 +137,16 @@ class TlsWire:
             trio.ClosedResourceError: This side closed it.
         """
         try:
+            if self.is_writing:
+                await self._wait_in_line()
+            self.is_writing = True
             try:
-                self._lock.acquire_nowait()
-            except trio.WouldBlock:
-                await self._lock.acquire()
-            try:
-                if self.state is WireState.BROKEN:
-                    self.check_can_send()
                 if self._unsent:
                     data = self._unsent + data
                     self._unsent = b""
                 await self.stream.send_all(data)
             finally:
-                self._lock.release()
+                self._let_next()
         except trio.BrokenResourceError as error:
             self._break_sending(error)
             raise
@@ -186,9 +186,38 @@ class TlsWire:
 
     async def wait_writable(self) -> None:
         """Wait until the stream underneath would take something."""
-        async with self._lock:
-            self.check_can_send()
+        if self.is_writing:
+            await self._wait_in_line()
+        self.is_writing = True
+        try:
             await self.stream.wait_send_all_might_not_block()
+        finally:
+            self._let_next()
+
+    async def _wait_in_line(self) -> None:
+        """Wait for the wire, first come first served; it stays taken in between.
+
+        Raises:
+            trio.BrokenResourceError: It broke meanwhile.
+            trio.ClosedResourceError: It was closed meanwhile.
+        """
+        turn = trio.Event()
+        self._line.append(turn)
+        try:
+            await turn.wait()
+            self.check_can_send()
+        except BaseException:
+            if turn.is_set():
+                self._let_next()
+            else:
+                self._line.remove(turn)
+            raise
+
+    def _let_next(self) -> None:
+        if self._line:
+            self._line.popleft().set()
+        else:
+            self.is_writing = False
 
     # -- faults -------------------------------------------------------------------------
 
@@ -262,7 +291,7 @@ class TlsWire:
 
     def close(self, farewell: bytes) -> None:
         """Close without waiting, after what can be written without waiting."""
-        if farewell and self._send_now is not None and not self._lock.locked():
+        if farewell and self._send_now is not None and not self.is_writing:
             with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                 self._send_now(farewell)
         close: Callable[[], object] | None = getattr(self.stream, "close", None)
@@ -281,12 +310,11 @@ class TlsWire:
             await self.stream.aclose()
 
     async def _say_goodbye(self, farewell: bytes) -> None:
-        if self._send_now is not None and not self._lock.locked():
+        if self._send_now is not None and not self.is_writing:
             farewell = farewell[self._send_now(farewell) :]
         if farewell:
             with trio.move_on_after(TLS_CLOSE_TIMEOUT):
-                async with self._lock:
-                    await self.stream.send_all(farewell)
+                await self.write(farewell)
 
 
 async def _close_in_background(stream: trio.abc.Stream) -> None:
