@@ -156,7 +156,8 @@ class CertificateError(TlsError):
 
 
 def _rebuild_tls(kind: type[TlsError], args: tuple[str, ...], facts: dict[str, object]) -> TlsError:
-    error = kind.__new__(kind, *args)
+    error = kind.__new__(kind)
+    OSError.__init__(error, *args)  # whose `__new__` leaves that to classes with an `__init__`
     error.__dict__.update(facts)
     return error
 

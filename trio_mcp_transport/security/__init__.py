@@ -15,6 +15,8 @@ from .response_headers import (
     SecurityHeadersPreset,
 )
 from .staples import AsyncStapleSource, FunctionStapleSource, StapleFiles, StapleSource
+from .tls_contexts import TlsClient, TlsServer
+from .tls_session import TlsSession
 
 __all__ = [
     "Address",
@@ -36,6 +38,9 @@ __all__ = [
     "SecurityHeadersPreset",
     "StapleFiles",
     "StapleSource",
+    "TlsClient",
+    "TlsServer",
+    "TlsSession",
     "Verdict",
     "forbidden",
     "unauthorized",

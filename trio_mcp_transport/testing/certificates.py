@@ -268,7 +268,6 @@ class CertificateAuthority:
         this_update: float | None = None,
         next_update: float | Literal["default"] | None = "default",
         responder: IssuedCertificate | None = None,
-        single_extensions: Sequence[x509.ExtensionType] = (),
     ) -> bytes:
         """What an OCSP responder says of a certificate that this authority issued, as DER.
 
@@ -280,7 +279,6 @@ class CertificateAuthority:
                 it. By default a week from now.
             responder: Who signs it, and shows its certificate in the response; None for
                 this authority itself.
-            single_extensions: Extensions of the one single response, such as SCTs.
         """
         from cryptography.hazmat.primitives import hashes
         from cryptography.hazmat.primitives.serialization import Encoding
@@ -309,8 +307,6 @@ class CertificateAuthority:
         builder = builder.responder_id(ocsp.OCSPResponderEncoding.HASH, who)
         if responder is not None:
             builder = builder.certificates([responder.certificate])
-        for extension in single_extensions:
-            builder = builder.add_extension(extension, critical=False)
         key = self.key if responder is None else responder.key
         return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
 
