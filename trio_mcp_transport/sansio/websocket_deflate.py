@@ -6,6 +6,10 @@ machine (`Deflater`) and its reader (`Inflater`).
 
 A few bytes can inflate to a thousand times as many, so the inflater is told before each step
 how much room is left, and never makes more than a byte beyond it.
+
+What is sent is compressed message by message, without a context that goes on from one to the
+next: so messages may overtake each other or be dropped before they are written, and an idle
+connection holds no compressor.
 """
 
 from __future__ import annotations
@@ -46,32 +50,31 @@ _WINDOWS = frozenset({"server_max_window_bits", "client_max_window_bits"})
 class DeflateSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How messages are compressed: what this side wishes, and then what both agreed on.
 
-    The defaults take 48 KiB of memory in each direction that is used, against 300 KiB of
-    zlib's own, and compress JSON nearly as well.
+    The defaults are made for many short messages of JSON: a compressor takes 24 KiB for as
+    long as it takes to compress one, an inflater 16 KiB for as long as the connection.
 
     Attributes:
-        server_no_context_takeover: The server compresses each message by itself.
-        client_no_context_takeover: The client does.
-        server_max_window_bits: Two to the power of it is what the server's compression looks
-            back, in bytes: 9 to 15.
-        client_max_window_bits: The same of the client's.
+        max_window_bits: Two to the power of it is how far the compression of what this side
+            sends looks back, in bytes: 9 to 15; 8 to send nothing compressed.
+        peer_max_window_bits: The same for what the peer sends.
+        peer_no_context_takeover: Whether the peer has to compress each message by itself,
+            so that no memory is held between messages; this side always does.
         level: zlib's, 1 (fast) to 9 (small).
         memory_level: zlib's, 1 to 9.
         min_bytes: Shorter messages are sent as they are.
     """
 
-    server_no_context_takeover: bool = False
-    client_no_context_takeover: bool = False
-    server_max_window_bits: int = 12
-    client_max_window_bits: int = 12
+    max_window_bits: int = 12
+    peer_max_window_bits: int = 12
+    peer_no_context_takeover: bool = False
     level: int = 6
     memory_level: int = 5
     min_bytes: int = 128
 
     def __post_init__(self) -> None:
         for name, least, most in (
-            ("server_max_window_bits", 8, 15),
-            ("client_max_window_bits", 8, 15),
+            ("max_window_bits", 8, 15),
+            ("peer_max_window_bits", 8, 15),
             ("level", 1, 9),
             ("memory_level", 1, 9),
             ("min_bytes", 1, 2**63),
@@ -82,52 +85,45 @@ class DeflateSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Deflater:
-    """Compresses what one side sends.
+    """Compresses what this side sends.
 
     Args:
         settings: What both agreed on.
-        is_client: Which side this is.
     """
 
-    __slots__ = ("_bits", "_compressor", "_forgets", "_settings")
+    __slots__ = ("_settings",)
 
-    def __init__(self, settings: DeflateSettings, *, is_client: bool) -> None:
+    def __init__(self, settings: DeflateSettings) -> None:
         self._settings = settings
-        self._bits, self._forgets = _direction(settings, of_client=is_client)
-        self._compressor: zlib._Compress | None = None
 
     def compresses(self, size: int) -> bool:
         """Whether a message of `size` bytes is worth it."""
-        return size >= self._settings.min_bytes and self._bits >= _SMALLEST_WINDOW
+        settings = self._settings
+        return size >= settings.min_bytes and settings.max_window_bits >= _SMALLEST_WINDOW
 
     def deflate(self, data: bytes) -> bytes:
-        """Compress a whole message; messages must be written in the order of the calls."""
-        compressor = self._compressor
-        if compressor is None:
-            settings = self._settings
-            compressor = zlib.compressobj(
-                settings.level, zlib.DEFLATED, -self._bits, settings.memory_level
-            )
-            if not self._forgets:
-                self._compressor = compressor
+        """Compress a whole message."""
+        settings = self._settings
+        compressor = zlib.compressobj(
+            settings.level, zlib.DEFLATED, -settings.max_window_bits, settings.memory_level
+        )
         made = compressor.compress(data) + compressor.flush(zlib.Z_SYNC_FLUSH)
         return made[: -len(_TAIL)]
 
 
 class Inflater:
-    """Decompresses what the other side sent, within bounds.
+    """Decompresses what the peer sent, within bounds.
 
     Args:
         settings: What both agreed on.
-        is_client: Which side this is, so that the peer is the other one.
     """
 
     __slots__ = ("_bits", "_decompressor", "_final_blocks", "_forgets")
 
-    def __init__(self, settings: DeflateSettings, *, is_client: bool) -> None:
-        bits, self._forgets = _direction(settings, of_client=not is_client)
+    def __init__(self, settings: DeflateSettings) -> None:
         # Compressors that were asked for 8 bits are known to use 9.
-        self._bits = max(bits, _SMALLEST_WINDOW)
+        self._bits = max(settings.peer_max_window_bits, _SMALLEST_WINDOW)
+        self._forgets = settings.peer_no_context_takeover
         self._decompressor: zlib._Decompress | None = None
         self._final_blocks = 0
 
@@ -186,27 +182,18 @@ class Inflater:
         return decompressor.unused_data
 
 
-def _direction(settings: DeflateSettings, *, of_client: bool) -> tuple[int, bool]:
-    """Window bits, and whether nothing is kept from one message to the next."""
-    if of_client:
-        return settings.client_max_window_bits, settings.client_no_context_takeover
-    return settings.server_max_window_bits, settings.server_no_context_takeover
-
-
 # -- negotiation --------------------------------------------------------------------
 
 
 def offer(settings: DeflateSettings) -> str:
     """What a client says in `Sec-WebSocket-Extensions`."""
-    parts = [_NAME]
-    if settings.server_no_context_takeover:
+    parts = [_NAME, "client_no_context_takeover"]
+    if settings.peer_no_context_takeover:
         parts.append("server_no_context_takeover")
-    if settings.client_no_context_takeover:
-        parts.append("client_no_context_takeover")
-    if settings.server_max_window_bits < 15:
-        parts.append(f"server_max_window_bits={settings.server_max_window_bits}")
+    if settings.peer_max_window_bits < 15:
+        parts.append(f"server_max_window_bits={settings.peer_max_window_bits}")
     # Without it the server may not limit the client's window at all.
-    own = settings.client_max_window_bits
+    own = settings.max_window_bits
     parts.append("client_max_window_bits" + (f"={own}" if own < 15 else ""))
     return "; ".join(parts)
 
@@ -227,43 +214,36 @@ def accept_offer(offers: str, settings: DeflateSettings) -> tuple[str, DeflateSe
     """
     for name, parameters in _parse_untrusted(offers):
         wishes = _read_untrusted(parameters) if name == _NAME else None
-        if wishes is None:
-            continue
-        parts = [_NAME]
-        server_forgets = settings.server_no_context_takeover or (
-            "server_no_context_takeover" in wishes
-        )
-        if server_forgets:
-            parts.append("server_no_context_takeover")
-        client_forgets = settings.client_no_context_takeover or (
-            "client_no_context_takeover" in wishes
-        )
-        if client_forgets:
-            parts.append("client_no_context_takeover")
-        server_bits = min(
-            settings.server_max_window_bits, wishes.get("server_max_window_bits") or 15
-        )
-        if server_bits < 15 or "server_max_window_bits" in wishes:
-            parts.append(f"server_max_window_bits={server_bits}")
-        client_bits = 15
-        # RFC 7692, section 7.1.2.2: "If a received extension negotiation offer doesn't have
-        # the "client_max_window_bits" extension parameter, the corresponding extension
-        # negotiation response to the offer MUST NOT include the" same.
-        if "client_max_window_bits" in wishes:
-            client_bits = min(
-                settings.client_max_window_bits, wishes["client_max_window_bits"] or 15
-            )
-            if client_bits < 15:
-                parts.append(f"client_max_window_bits={client_bits}")
-        agreed = msgspec.structs.replace(
-            settings,
-            server_no_context_takeover=server_forgets,
-            client_no_context_takeover=client_forgets,
-            server_max_window_bits=server_bits,
-            client_max_window_bits=client_bits,
-        )
-        return "; ".join(parts), agreed
+        if wishes is not None:
+            return _accept(wishes, settings)
     return None
+
+
+def _accept(
+    wishes: dict[str, int | None], settings: DeflateSettings
+) -> tuple[str, DeflateSettings]:
+    parts = [_NAME, "server_no_context_takeover"]
+    client_forgets = settings.peer_no_context_takeover or "client_no_context_takeover" in wishes
+    if client_forgets:
+        parts.append("client_no_context_takeover")
+    server_bits = min(settings.max_window_bits, wishes.get("server_max_window_bits") or 15)
+    if server_bits < 15 or "server_max_window_bits" in wishes:
+        parts.append(f"server_max_window_bits={server_bits}")
+    client_bits = 15
+    # RFC 7692, section 7.1.2.2: "If a received extension negotiation offer doesn't have the
+    # "client_max_window_bits" extension parameter, the corresponding extension negotiation
+    # response to the offer MUST NOT include the "client_max_window_bits" extension parameter."
+    if "client_max_window_bits" in wishes:
+        client_bits = min(settings.peer_max_window_bits, wishes["client_max_window_bits"] or 15)
+        if client_bits < 15:
+            parts.append(f"client_max_window_bits={client_bits}")
+    agreed = msgspec.structs.replace(
+        settings,
+        max_window_bits=server_bits,
+        peer_max_window_bits=client_bits,
+        peer_no_context_takeover=client_forgets,
+    )
+    return "; ".join(parts), agreed
 
 
 def read_accepted(accepted: str, settings: DeflateSettings) -> DeflateSettings:
@@ -288,20 +268,17 @@ def read_accepted(accepted: str, settings: DeflateSettings) -> DeflateSettings:
     if found is None or ("client_max_window_bits", None) in found.items():
         raise RemoteProtocolError(f"the server accepts {_NAME} with invalid parameters")
     server_bits = found.get("server_max_window_bits") or 15
-    if server_bits > settings.server_max_window_bits:
+    if server_bits > settings.peer_max_window_bits:
         raise RemoteProtocolError("the server's window is larger than it was asked to be")
     server_forgets = "server_no_context_takeover" in found
-    if settings.server_no_context_takeover and not server_forgets:
+    if settings.peer_no_context_takeover and not server_forgets:
         raise RemoteProtocolError("the server does not agree to server_no_context_takeover")
+    client_bits = min(settings.max_window_bits, found.get("client_max_window_bits") or 15)
     return msgspec.structs.replace(
         settings,
-        server_no_context_takeover=server_forgets,
-        client_no_context_takeover=settings.client_no_context_takeover
-        or "client_no_context_takeover" in found,
-        server_max_window_bits=server_bits,
-        client_max_window_bits=min(
-            settings.client_max_window_bits, found.get("client_max_window_bits") or 15
-        ),
+        max_window_bits=client_bits,
+        peer_max_window_bits=server_bits,
+        peer_no_context_takeover=server_forgets,
     )
 
 

@@ -139,13 +139,13 @@ class WebSocketMachine:
         self._reader = MessageReader(
             limits,
             is_client=is_client,
-            inflater=None if deflate is None else Inflater(deflate, is_client=is_client),
+            inflater=None if deflate is None else Inflater(deflate),
         )
         self._writer = FrameWriter(
             is_client=is_client,
             mask_key=mask_key,
             max_frame_bytes=limits.max_frame_bytes,
-            deflater=None if deflate is None else Deflater(deflate, is_client=is_client),
+            deflater=None if deflate is None else Deflater(deflate),
         )
         self._receiving = _OPEN
         self._sending = _OPEN
@@ -255,7 +255,10 @@ class WebSocketMachine:
         self._closing_words = self._writer.message(CLOSE, close_payload(code, reason))
 
     def send(self, item: WebSocketItem) -> bytes:
-        """The bytes of a message or control frame, to be written in the order of the calls.
+        """The bytes of a message or control frame.
+
+        Bytes of one call must not be torn apart; those of several may be written in any
+        order, or dropped.
 
         Nothing follows a `Close`, but for pongs until the peer's Close has come.
 
