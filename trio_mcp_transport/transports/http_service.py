@@ -293,6 +293,7 @@ class HttpService:
             peer_address=_as_text(facts.peer_address),
             client_address=facts.client_address,
             principal=principal,
+            tls=facts.tls,
             headers=request.head.headers,
             session=session,
             protocol_version=revision,
