@@ -11,7 +11,7 @@ import trio
 
 from ..abc import ChannelBroken, ChannelState, ConnectionLost
 
-__all__ = ["StateCell", "make_session_id", "stream_lost"]
+__all__ = ["StateCell", "half_closeable", "make_session_id", "stream_lost"]
 
 _FINAL = (ChannelState.CLOSED, ChannelState.FAILED)
 _ORDER = {state: place for place, state in enumerate(ChannelState)}
@@ -20,6 +20,13 @@ _ORDER = {state: place for place, state in enumerate(ChannelState)}
 def make_session_id(transport: str) -> str:
     """The transport's name and 64 random bits."""
     return f"{transport}-{secrets.token_hex(8)}"
+
+
+def half_closeable(stream: trio.abc.Stream) -> trio.abc.HalfCloseableStream | None:
+    """The stream, if one direction of it can end alone; TLS 1.2, for one, cannot."""
+    if isinstance(stream, trio.abc.HalfCloseableStream) and getattr(stream, "can_send_eof", True):
+        return stream
+    return None
 
 
 def stream_lost(error: Exception, when: str) -> ChannelBroken:

@@ -64,7 +64,8 @@ from .outbox import Outbox
 from .stream_channel import SupportsClose
 
 if TYPE_CHECKING:
-    from .deadlines import Deadlines
+    from .channel_state import half_closeable
+from .deadlines import Deadlines
 
 __all__ = ["HttpConnection", "HttpConnectionOptions"]
 
@@ -235,8 +236,9 @@ class HttpConnection:
             await self._outbox.flush()  # bounded by the write timeout
             if not self._linger:
                 return
-            if isinstance(self._stream, trio.abc.HalfCloseableStream):
-                await self._stream.send_eof()
+            stream = half_closeable(self._stream)
+            if stream is not None:
+                await stream.send_eof()
             left = _LINGER_BYTES
             with trio.move_on_after(_LINGER_SECONDS):
                 while left > 0 and (data := await self._stream.receive_some(READ_CHUNK_BYTES)):

@@ -50,7 +50,7 @@ from ..sansio.batch import BatchAnswers
 from ..sansio.framing import Frame, make_framer
 from ..sansio.machine import NEED_DATA, EndOfData
 from ..sansio.messages import MalformedMessage, MessageEvent, MessageMachine
-from .channel_state import StateCell, make_session_id, stream_lost
+from .channel_state import StateCell, half_closeable, make_session_id, stream_lost
 from .outbox import Outbox, SupportsChunks
 from .own_words import OwnWords
 
@@ -189,7 +189,7 @@ class StreamChannel(MessageChannel):
     @property
     def can_send_eof(self) -> bool:
         """Whether the stream can be closed for sending alone."""
-        return isinstance(self._stream, trio.abc.HalfCloseableStream)
+        return half_closeable(self._stream) is not None
 
     @property
     def capabilities(self) -> ChannelCapabilities:
@@ -272,7 +272,8 @@ class StreamChannel(MessageChannel):
     async def send_eof(self) -> None:
         """Flush, then end the sending half. See `MessageChannel.send_eof`."""
         self._state.check_open()
-        if not isinstance(self._stream, trio.abc.HalfCloseableStream):
+        stream = half_closeable(self._stream)
+        if stream is None:
             raise LocalProtocolError(f"{self._context.transport} cannot end one direction alone")
         await self._outbox.flush()
         while not self._outbox.is_idle:  # somebody sent before this task came to run
@@ -281,7 +282,7 @@ class StreamChannel(MessageChannel):
             return
         self._eof_sent = True
         try:
-            await self._stream.send_eof()
+            await stream.send_eof()
         except trio.Cancelled:
             self._eof_sent = False
             raise
