@@ -59,12 +59,12 @@ from ..sansio.http1 import (
 from ..sansio.http1_server import Http1Server
 from ..sansio.machine import NEED_DATA, EndOfData
 from ..security.facts import ConnectionFacts
+from .channel_state import half_closeable
 from .http_request import HttpRequestStream, RequestTaker, Switched
 from .outbox import Outbox
 from .stream_channel import SupportsClose
 
 if TYPE_CHECKING:
-    from .channel_state import half_closeable
 from .deadlines import Deadlines
 
 __all__ = ["HttpConnection", "HttpConnectionOptions"]
