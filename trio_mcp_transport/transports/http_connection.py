@@ -65,7 +65,7 @@ from .outbox import Outbox
 from .stream_channel import SupportsClose
 
 if TYPE_CHECKING:
-from .deadlines import Deadlines
+    from .deadlines import Deadlines
 
 __all__ = ["HttpConnection", "HttpConnectionOptions"]
 
