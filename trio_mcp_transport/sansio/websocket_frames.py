@@ -120,8 +120,9 @@ class MessageReader:
                 return TEXT, data
         try:
             while (frame := decoder.process_buffer()) is not None:
-                payload = frame.payload
-                assert isinstance(payload, bytes)
+                # Text is of no concern here, and older releases give a bytearray.
+                assert isinstance(frame.payload, bytes | bytearray)
+                payload = bytes(frame.payload)
                 if frame.opcode >= CLOSE:
                     return frame.opcode.value, payload
                 self._take_untrusted(payload)
