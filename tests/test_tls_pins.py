@@ -34,6 +34,16 @@ def test_every_form_names_the_same_key(prefix: str, text: str) -> None:
     assert parse_pin(f" {prefix}{text}\n") == DIGEST
 
 
+def test_slashes_of_the_digest_and_of_the_form_are_not_mixed_up() -> None:
+    slashes = base64.b64decode("//////" + BASE64[6:])
+    for form in ("", "sha256/", "sha256//", "sha256:"):
+        for encoded in (base64.b64encode(slashes).decode(), BASE64):
+            for text in (encoded, encoded.rstrip("=")):
+                assert parse_pin(form + text) == base64.b64decode(encoded)
+    with pytest.raises(ConfigurationError):
+        parse_pin("sha256///" + BASE64)
+
+
 def test_the_shown_form_is_read_again() -> None:
     assert format_pin(DIGEST) == f"sha256/{BASE64}"
     assert parse_pin(format_pin(DIGEST)) == DIGEST

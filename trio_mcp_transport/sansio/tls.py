@@ -70,11 +70,13 @@ _OUTPUT_BYTES = 17 * 1024
 #: How a request or a response of HTTP begins.
 _HTTP = re.compile(rb"(?:GET|POST|PUT|HEAD|OPTIONS|DELETE|PATCH|CONNECT|TRACE|PRI) |HTTP/")
 _SHOWN_BYTES = 8
-#: How OpenSSL names an alert that came, such as "tlsv13 alert certificate required".
-_ALERT = re.compile(r"\balert (.+)")
+#: How OpenSSL names an alert that came, such as "tlsv13 alert certificate required", or "tlsv1
+#: bad certificate status response".
+_ALERT = re.compile(r"(?:^tlsv1 (?:alert )?|\balert )(.+)")
 #: What some alerts, and some of OpenSSL's reasons, mean for whoever reads the error.
 _HINTS = {
     "bad_certificate": "it does not accept this side's certificate",
+    "bad_certificate_status_response": "it does not accept what this side staples, or does not",
     "certificate_required": "it asks for a client certificate, and none was given",
     "certificate_unknown": "it does not accept this side's certificate",
     "handshake_failure": "no cipher in common, or it asks for a client certificate",
