@@ -24,7 +24,8 @@ def parse_pin(text: str) -> bytes:
     """The digest that a pin names.
 
     Accepted are base64 (standard or URL-safe, its one ``=`` may be left out) and hex (with
-    or without colons, upper or lower case), each alone or after ``sha256/``, ``sha256:`` or, as curl has it, ``sha256//``.
+    or without colons, upper or lower case), each alone or after ``sha256/``, ``sha256:`` or,
+    as curl has it, ``sha256//``.
 
     Returns:
         32 bytes: the SHA-256 of a DER-encoded SubjectPublicKeyInfo (RFC 7469, section 2.4).
