@@ -183,6 +183,8 @@ class WebEndpoint(Endpoint, frozen=True):
         self._check_authentication()
         self._check_policies()
         self._check_proxy()
+        if any(protocol != "http/1.1" for protocol in self.tls.alpn):
+            raise ConfigurationError("alpn: only http/1.1 is spoken here")
         if not self.uses_tls:
             for field in msgspec.structs.fields(TlsSettings):
                 if getattr(self.tls, field.name) != field.default:

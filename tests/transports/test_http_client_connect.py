@@ -12,7 +12,6 @@ from trio_mcp_transport import (
     ConfigurationError,
     ConnectFailed,
     ErrorResponse,
-    FeatureUnavailable,
     Request,
     Response,
     open_channel,
@@ -54,8 +53,8 @@ async def test_an_endpoint_that_is_not_for_connecting_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="stateless"):
         async with open_channel("http://127.0.0.1:1/mcp?stateless=true"):
             pytest.fail("it cannot be open")
-    with pytest.raises(FeatureUnavailable, match="TLS"):
-        async with open_channel("https://127.0.0.1:1/mcp"):
+    with pytest.raises(ConfigurationError, match="ct_log_file"):
+        async with open_channel("https://127.0.0.1:1/mcp?ct=require"):
             pytest.fail("it cannot be open")
 
 

@@ -24,7 +24,6 @@ from http_servers import (
 from trio_mcp_transport.abc import ConnectionLost
 from trio_mcp_transport.errors import (
     ConfigurationError,
-    FeatureUnavailable,
     LocalProtocolError,
     MessageTooLarge,
 )
@@ -113,11 +112,6 @@ def test_a_wrong_url_is_refused_without_showing_it(url: str) -> None:
     with pytest.raises(ConfigurationError, match="a URL must be") as caught:
         HttpPool().request("GET", url)
     assert "hunter2" not in str(caught.value)
-
-
-def test_without_tls_https_is_refused() -> None:
-    with pytest.raises(FeatureUnavailable, match="TLS"):
-        HttpPool().request("GET", "https://example.com/")
 
 
 def test_a_pool_has_at_least_one_place() -> None:

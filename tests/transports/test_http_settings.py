@@ -35,6 +35,7 @@ from trio_mcp_transport.transports.http_settings import (
     make_doorkeeper,
     server_options,
     tcp_options,
+    websocket_serving,
 )
 
 pytestmark = pytest.mark.endpoints
@@ -73,6 +74,7 @@ SERVER_FIELDS: dict[str, dict[str, object]] = {
     "notify_path": {"rpc_path": "/r", "notify_path": "/o"},
     "max_exchanges": {"max_exchanges": 7},
     "idle_timeout": {"idle_timeout": 7.0},
+    "websocket": {"websocket": False},
     "path": {"path": "/other"},
     "host": {"host": "localhost"},
     "port": {"port": 9001},
@@ -85,6 +87,7 @@ def everything(endpoint: HttpEndpoint) -> tuple[object, ...]:
         connection_options(endpoint),
         tcp_options(endpoint),
         admission_policy(endpoint),
+        websocket_serving(endpoint),
     )
 
 
@@ -176,16 +179,16 @@ def test_the_older_wire_has_one_path_for_its_stream_and_one_for_messages() -> No
 
 
 @pytest.mark.parametrize("endpoint", [HttpsEndpoint("h", 443), SseTlsEndpoint("h", 443)])
-def test_tls_is_named_as_what_is_missing(endpoint: HttpEndpoint) -> None:
-    with pytest.raises(FeatureUnavailable, match="TLS is not available; listen at http://"):
-        check_listening(endpoint)
-    with pytest.raises(FeatureUnavailable, match="TLS is not available; with `client="):
-        check_connecting(endpoint)
+def test_a_client_of_the_callers_has_its_own_tls_and_proxy(endpoint: HttpEndpoint) -> None:
     check_connecting(endpoint, own_client=True)
     for name in ("server_name", "ca_file", "ca_path"):
         tls = msgspec.structs.replace(TlsSettings(), **{name: "x"})
         with pytest.raises(ConfigurationError, match=f"{name} is a matter of the `client=`"):
             check_connecting(msgspec.structs.replace(endpoint, tls=tls), own_client=True)
+    proxied = msgspec.structs.replace(endpoint, proxy="http://proxy.example:3128")
+    check_connecting(proxied)
+    with pytest.raises(ConfigurationError, match="proxy is a matter of the `client=`"):
+        check_connecting(proxied, own_client=True)
 
 
 def test_oauth_is_named_as_what_is_missing_and_nothing_is_sent_without_credentials() -> None:

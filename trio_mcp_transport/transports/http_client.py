@@ -1,7 +1,7 @@
 """Connecting to an MCP server over HTTP: an endpoint to a channel.
 
-`http` calls `connect` for ``http://`` and ``sse+http://``; `connect.py` calls
-`connect_with` where the user brings a client. Nothing is sent here, but for HTTP+SSE, whose
+`http` calls `connect` for its schemes; `connect.py` calls `connect_with` where the user
+brings a client. Nothing is sent here, but for HTTP+SSE, whose
 stream must be there before anything can be said.
 """
 
@@ -15,11 +15,14 @@ from ..abc import ChannelContext, EventHandler, MessageChannel
 from ..http_endpoints import HttpEndpoint
 from ..sansio.headers import Headers
 from ..sansio.mcp_http.client_options import HttpClientOptions
+from ..security.tls_contexts import TlsClient
 from .http_client_channel import HttpClientChannel
-from .http_diagnostics import DiagnosingSender, diagnosed_open_stream
+from .http_diagnostics import DiagnosingSender, diagnosed_open_stream, make_tell
 from .http_pool import DEFAULT_IDLE_EXPIRY, HttpPool
+from .http_proxy import HttpProxy
 from .http_sender import HttpSender
 from .http_settings import check_connecting
+from .web_stream import make_tls_client
 
 __all__ = ["client_options", "connect", "connect_with"]
 
@@ -42,12 +45,21 @@ def client_options(endpoint: HttpEndpoint) -> HttpClientOptions:
 
 
 async def connect(
-    nursery: trio.Nursery, endpoint: HttpEndpoint, on_event: EventHandler | None
+    nursery: trio.Nursery,
+    endpoint: HttpEndpoint,
+    on_event: EventHandler | None,
+    tls: TlsClient | None = None,
 ) -> MessageChannel:
     """Make a channel to an endpoint, with connections of its own.
 
+    Args:
+        nursery: Where its background tasks run.
+        endpoint: Where to connect.
+        on_event: Told of faults that no caller sees.
+        tls: In place of the endpoint's own TLS options.
+
     Raises:
-        ConfigurationError: The endpoint is not one to connect to.
+        ConfigurationError: The endpoint is not one to connect to, or a file cannot be used.
         FeatureUnavailable: It needs what this installation does not have.
         HttpError: HTTP+SSE: the server has no such stream.
         ConnectFailed: HTTP+SSE: it cannot be reached.
@@ -55,6 +67,9 @@ async def connect(
     check_connecting(endpoint)
     pool = HttpPool(
         open_stream=diagnosed_open_stream(on_event) if endpoint.diagnostics else None,
+        tls=make_tls_client(endpoint, on_event) if tls is None else tls,
+        proxy=None if endpoint.proxy is None else HttpProxy.parse(endpoint.proxy),
+        tell=make_tell(on_event) if endpoint.diagnostics else None,
         max_connections=endpoint.max_exchanges + _MORE_CONNECTIONS,
         idle_expiry=(
             DEFAULT_IDLE_EXPIRY if endpoint.idle_timeout is None else endpoint.idle_timeout

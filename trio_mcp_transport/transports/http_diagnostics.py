@@ -7,6 +7,8 @@ no event holds a header, a query, a body or anything else that could be a secret
 ======================= ================================================================
 ``http.resolved``       the host's name was looked up: its addresses
 ``http.connected``      a connection was made
+``http.tunnelled``      the proxy has made one to the server
+``http.secured``        TLS is spoken: its version, and the server's certificate (SHA-256)
 ``http.wrote_request``  the operating system has a request
 ``http.read_head``      the head of its response is here: its status
 ``http.read_response``  its whole body is here: how many bytes
@@ -33,13 +35,14 @@ from .http_round_trip import HttpStream
 from .http_sender import HttpResponse, HttpSender
 from .socket_stream import SocketStream
 from .tcp import open_socket, set_options
+from .web_stream import Tell
 
-__all__ = ["DiagnosingSender", "diagnosed_open_stream"]
-
-_Tell = Callable[[str, str], None]
+__all__ = ["DiagnosingSender", "diagnosed_open_stream", "make_tell"]
 
 
-def _make_tell(on_event: EventHandler | None, context: ChannelContext | None = None) -> _Tell:
+def make_tell(on_event: EventHandler | None, context: ChannelContext | None = None) -> Tell:
+    """A function that turns a stage and what came of it into an event."""
+
     def tell(stage: str, message: str) -> None:
         event = ChannelEvent(name=f"http.{stage}", message=message, context=context)
         diagnose(on_event, event)
@@ -51,7 +54,7 @@ def diagnosed_open_stream(
     on_event: EventHandler | None,
 ) -> Callable[[str, int], Awaitable[HttpStream]]:
     """An `open_stream` for `HttpPool` that tells of the name lookup and the connection."""
-    tell = _make_tell(on_event)
+    tell = make_tell(on_event)
 
     async def open_stream(host: str, port: int) -> HttpStream:
         where = join_host_port(host, port)
@@ -59,7 +62,7 @@ def diagnosed_open_stream(
         addresses = ", ".join(dict.fromkeys(str(entry[4][0]) for entry in found))
         tell("resolved", f"{where} is at {addresses}")
         endpoint = TcpEndpoint(host=host, port=port)
-        sock = await open_socket(endpoint, f"http://{where}", on_event)
+        sock = await open_socket(endpoint, where, on_event)
         try:
             set_options(sock, endpoint)
             own, peer = sock.getsockname(), sock.getpeername()
@@ -85,7 +88,7 @@ class DiagnosingSender(HttpSender):
         self, sender: HttpSender, on_event: EventHandler | None, context: ChannelContext
     ) -> None:
         self._sender = sender
-        self._tell = _make_tell(on_event, context)
+        self._tell = make_tell(on_event, context)
         self._count = 0
         self._running = 0
 
@@ -155,7 +158,7 @@ class DiagnosingSender(HttpSender):
 class _Observed(HttpResponse):
     """A response that counts its bytes."""
 
-    def __init__(self, response: HttpResponse, what: str, tell: _Tell) -> None:
+    def __init__(self, response: HttpResponse, what: str, tell: Tell) -> None:
         self.status = response.status
         self.headers = response.headers
         self.complete = False

@@ -1,4 +1,4 @@
-"""The connection pool: HTTP requests over TCP streams of Trio.
+"""The connection pool: HTTP requests over streams of Trio, plain or with TLS.
 
 Used by the HTTP client. Connections are kept for the next request to the same host, at most
 so many at a time in all, and those that wait for one are served in the order of their coming.
@@ -15,23 +15,25 @@ from __future__ import annotations
 import math
 import re
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
 import msgspec
 import trio
 
 from ..abc import EventHandler
-from ..endpoints import TcpEndpoint, join_host_port
-from ..errors import ConfigurationError, ConnectFailed, ConnectTimeout, FeatureUnavailable
-from ..http_origins import parse_authority
+from ..endpoints import join_host_port
+from ..errors import ConfigurationError, ConnectFailed, ConnectTimeout
+from ..http_origins import DEFAULT_PORTS, parse_authority
 from ..limits import HTTP_CLIENT_IDLE_TIMEOUT
 from ..sansio.headers import NO_HEADERS, Headers
 from ..sansio.http1 import Http1Limits, RequestHead
+from ..security.tls_contexts import TlsClient
+from ..tls_settings import TlsSettings
+from .http_proxy import HttpProxy
 from .http_round_trip import HttpConnection, HttpStream, RoundTrip, Route
 from .http_sender import HttpResponse, HttpSender
-from .socket_stream import SocketStream
-from .tcp import open_socket, set_options
+from .web_stream import HTTP_ALPN, OpenStream, Tell, open_tcp_stream, open_web_stream
 
 __all__ = ["DEFAULT_IDLE_EXPIRY", "HttpPool", "PoolStatistics"]
 
@@ -84,18 +86,25 @@ class HttpPool(HttpSender):
         idle_expiry: Seconds that an idle connection is kept; less if the server says so.
         connect_timeout: Seconds until a connection is made, name lookup included.
         limits: What the head of a response may measure.
+        tls: For https: whom to trust, and who this is; sessions that it holds are resumed.
+            By default the system's authorities, and nobody.
+        proxy: Go through this to every host.
         on_event: Told of faults that no caller sees.
+        tell: Told what comes after a connection: ``tunnelled``, ``secured``.
     """
 
     def __init__(
         self,
         *,
-        open_stream: Callable[[str, int], Awaitable[HttpStream]] | None = None,
+        open_stream: OpenStream | None = None,
         max_connections: int = DEFAULT_MAX_POOL_CONNECTIONS,
         idle_expiry: float = DEFAULT_IDLE_EXPIRY,
         connect_timeout: float = 30.0,
         limits: Http1Limits | None = None,
+        tls: TlsClient | None = None,
+        proxy: HttpProxy | None = None,
         on_event: EventHandler | None = None,
+        tell: Tell | None = None,
     ) -> None:
         if max_connections < 1:
             raise ConfigurationError(f"max_connections must be at least 1, not {max_connections}")
@@ -104,7 +113,10 @@ class HttpPool(HttpSender):
         self._idle_expiry = idle_expiry
         self._connect_timeout = connect_timeout
         self._limits = Http1Limits() if limits is None else limits
+        self._tls = tls
+        self._proxy = proxy
         self._on_event = on_event
+        self._tell = tell
         self._is_closed = False
         self._count = 0
         self._connections: set[HttpConnection] = set()  # in use and idle
@@ -214,14 +226,14 @@ class HttpPool(HttpSender):
             with trio.move_on_after(self._connect_timeout) as scope:
                 self._opening.add(scope)
                 try:
-                    stream = await self._open_stream(*route)
+                    stream = await self._connect(route)
                 finally:
                     self._opening.discard(scope)
         except OSError as error:
             self._free_place()
             if isinstance(error, ConnectFailed):
                 raise
-            raise ConnectFailed(f"cannot connect to {join_host_port(*route)}: {error}") from error
+            raise ConnectFailed(f"cannot connect to {_where(route)}: {error}") from error
         except BaseException:
             self._free_place()
             raise
@@ -231,22 +243,26 @@ class HttpPool(HttpSender):
             self._free_place()
             self._check_open()
             raise ConnectTimeout(
-                f"no connection to {join_host_port(*route)} within {self._connect_timeout:g} s"
+                f"no connection to {_where(route)} within {self._connect_timeout:g} s"
             )
         connection = HttpConnection(route, stream, self._limits)
         self._connections.add(connection)
         return connection
 
+    async def _connect(self, route: Route) -> HttpStream:
+        if route.secure and self._tls is None:
+            self._tls = TlsClient(TlsSettings(alpn=(HTTP_ALPN,)), on_event=self._on_event)
+        return await open_web_stream(
+            route.host,
+            route.port,
+            tls=self._tls if route.secure else None,
+            proxy=self._proxy,
+            open_stream=self._open_stream,
+            tell=self._tell,
+        )
+
     async def _open_tcp_stream(self, host: str, port: int) -> HttpStream:
-        endpoint = TcpEndpoint(host=host, port=port)
-        where = f"http://{join_host_port(host, port)}"
-        sock = await open_socket(endpoint, where, self._on_event)
-        try:
-            set_options(sock, endpoint)
-        except OSError:  # it is gone already
-            sock.close()
-            raise
-        return SocketStream(sock)
+        return await open_tcp_stream(host, port, self._on_event)
 
     def give_back(self, connection: HttpConnection) -> None:
         """Take a connection that can serve another request. Called by `RoundTrip`."""
@@ -310,14 +326,17 @@ class HttpPool(HttpSender):
             self._close(connection)
 
 
+def _where(route: Route) -> str:
+    return join_host_port(route.host, route.port)
+
+
 def _parse_url(url: str) -> tuple[Route, str, str]:
     found = _URL.fullmatch(url)
     scheme = "" if found is None else found[1].lower()
-    route = None if found is None else parse_authority(found[2], 80)
-    if found is None or route is None:
+    address = None if found is None else parse_authority(found[2], DEFAULT_PORTS[scheme])
+    if found is None or address is None:
         # It may hold a password.
-        raise ConfigurationError("a URL must be http://HOST[:PORT][/PATH][?QUERY]")
-    if scheme == "https":
-        raise FeatureUnavailable("the connection pool has no TLS: https:// needs another client")
+        raise ConfigurationError("a URL must be http[s]://HOST[:PORT][/PATH][?QUERY]")
     target = found[3] or "/"
+    route = Route(*address, scheme == "https")
     return route, target if target.startswith("/") else "/" + target, found[2]

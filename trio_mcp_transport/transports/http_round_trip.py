@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Callable
 from types import TracebackType
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 import trio
 
@@ -35,8 +35,13 @@ MAX_REPEATS = 3
 # RFC 2068, section 19.7.1.1; Node.js and Apache send it.
 _KEEP_ALIVE = re.compile(r"\btimeout=([0-9]{1,9})\b")
 
-#: Host and port.
-Route = tuple[str, int]
+
+class Route(NamedTuple):
+    """Where a connection goes, and whether it is encrypted."""
+
+    host: str
+    port: int
+    secure: bool = False
 
 
 class HttpStream(Protocol):

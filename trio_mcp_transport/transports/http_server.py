@@ -1,15 +1,17 @@
-"""Listening for MCP over HTTP: ``http://HOST:PORT/PATH``.
+"""Listening for MCP over HTTP: ``http://HOST:PORT/PATH`` and ``https://``.
 
 Called through `listen`. A listener owns the sockets, runs an `HttpConnection` for each
 connection that it accepts, and one `HttpService` behind all of them. Connections and
 channels are different things here: a connection carries many exchanges, and a session's
-exchanges come over many connections.
+exchanges come over many connections. With TLS each connection begins with a handshake in
+its own task, so that a slow client holds up nobody else.
 """
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
+from functools import partial
 
 import msgspec
 import trio
@@ -22,6 +24,7 @@ from ..limits import DEFAULT_MAX_CONNECTIONS, ChannelOptions
 from ..sansio.mcp_http.options import HttpServerOptions
 from ..security.admission import Doorkeeper
 from ..security.facts import ConnectionFacts
+from ..security.tls_contexts import TlsServer
 from .accept import AcceptLoop, ChannelHandler, SocketAcceptor
 from .http_connection import HttpConnection, HttpConnectionOptions
 from .http_service import HttpService
@@ -32,12 +35,15 @@ from .http_settings import (
     make_doorkeeper,
     server_options,
     tcp_options,
+    websocket_serving,
 )
 from .socket_stream import SocketStream
 from .tcp import host_and_port, open_listeners, set_options
-from .websocket_server import WebSocketServing
+from .tls_stream import TlsStream
+from .web_stream import make_tls_server
+from .websocket_settings import WebSocketServing
 
-__all__ = ["HttpListener", "HttpListenerOptions", "listen"]
+__all__ = ["HttpListener", "HttpListenerOptions", "listen", "listen_with_tls"]
 
 #: Connections over the cap that are told so, at a time; more wait in the backlog.
 _TURNED_AWAY = 32
@@ -50,19 +56,33 @@ async def listen(endpoint: HttpEndpoint, on_event: EventHandler | None) -> Messa
 
     Args:
         endpoint: Where to listen, and everything else that is plain data.
-        on_event: Not used here: `HttpListener.serve` has its own.
+        on_event: Told of what becomes of certificates; `HttpListener.serve` has its own.
 
     Raises:
-        ConfigurationError: An option is for connecting, or cannot be served.
+        ConfigurationError: An option is for connecting, or cannot be served, or a file cannot
+            be used.
         ConnectFailed: The name cannot be looked up, or an address cannot be bound.
         FeatureUnavailable: It needs what this installation does not have.
     """
     check_listening(endpoint)
+    return await _listen(endpoint, make_tls_server(endpoint, on_event))
+
+
+async def listen_with_tls(
+    endpoint: HttpEndpoint, on_event: EventHandler | None, tls: TlsServer
+) -> MessageListener:
+    """Listen as `listen` does, with a TLS server that the caller keeps."""
+    check_listening(endpoint)
+    return await _listen(endpoint, tls)
+
+
+async def _listen(endpoint: HttpEndpoint, tls: TlsServer | None) -> MessageListener:
     options = HttpListenerOptions(
         server=server_options(endpoint),
         connection=connection_options(endpoint),
         channel=endpoint.options,
         tcp=tcp_options(endpoint),
+        websocket=websocket_serving(endpoint),
     )
     doorkeeper = make_doorkeeper(endpoint)
     sockets = await open_listeners(options.tcp, endpoint.label)
@@ -70,7 +90,7 @@ async def listen(endpoint: HttpEndpoint, on_event: EventHandler | None) -> Messa
     if len(sockets) > 1:
         host = endpoint.host
     bound = type(endpoint)(host=host, port=port, path=endpoint.path)
-    return HttpListener(sockets, str(bound), options=options, doorkeeper=doorkeeper)
+    return HttpListener(sockets, str(bound), options=options, doorkeeper=doorkeeper, tls=tls)
 
 
 class HttpListenerOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,6 +119,7 @@ class HttpListener(MessageListener):
         endpoint: Where they listen, as a URL.
         options: What it is like.
         doorkeeper: Decides who may come in.
+        tls: For https: makes the sessions.
     """
 
     def __init__(
@@ -108,11 +129,13 @@ class HttpListener(MessageListener):
         *,
         options: HttpListenerOptions,
         doorkeeper: Doorkeeper,
+        tls: TlsServer | None = None,
     ) -> None:
         self._acceptor = SocketAcceptor(sockets)
         self._endpoint = endpoint
         self._options = options
         self._doorkeeper = doorkeeper
+        self._tls = tls
 
     @property
     def endpoint(self) -> str:
@@ -165,7 +188,13 @@ class HttpListener(MessageListener):
             on_event=on_event,
         )
         loop = _HttpAcceptLoop(
-            self._acceptor, self._endpoint, service, self._options, max_connections, on_event
+            self._acceptor,
+            self._endpoint,
+            service,
+            self._options,
+            self._tls,
+            max_connections,
+            on_event,
         )
         async with self:
             await handler_nursery.start(service.run)
@@ -197,14 +226,17 @@ class _HttpAcceptLoop(AcceptLoop):
         endpoint: str,
         service: HttpService,
         options: HttpListenerOptions,
+        tls: TlsServer | None,
         max_connections: int,
         on_event: EventHandler | None,
     ) -> None:
         super().__init__(endpoint, max_connections + _TURNED_AWAY, on_event)
         self.connections: dict[HttpConnection, None] = {}
+        self._shaking: set[TlsStream] = set()
         self._acceptor = acceptor
         self._service = service
         self._options = options
+        self._tls = tls
         self._max_connections = max_connections
 
     async def accept_one(self, nursery: trio.Nursery) -> Exception | None:
@@ -218,9 +250,22 @@ class _HttpAcceptLoop(AcceptLoop):
             self._places.release()
             raise
         try:
-            connection = self._make_connection(sock)
+            facts = ConnectionFacts(
+                local_address=host_and_port(sock.getsockname()),
+                peer_address=host_and_port(sock.getpeername()),
+                scheme="http" if self._tls is None else "https",
+            )
+            set_options(sock, self._options.tcp)
+            turned_away = not self._make_room()
+            if self._tls is None:
+                connection = self._make_connection(SocketStream(sock), facts, turned_away)
+                start = partial(self._run, connection)
+            else:
+                stream = TlsStream(SocketStream(sock), self._tls.begin())
+                self._shaking.add(stream)
+                start = partial(self._run_after_handshake, stream, facts, turned_away)
             # Trio would put a name together for each task.
-            nursery.start_soon(self._run, connection, name="trio_mcp_transport http connection")
+            nursery.start_soon(start, name="trio_mcp_transport http connection")
         except OSError as error:
             self._places.release()
             sock.close()
@@ -231,27 +276,24 @@ class _HttpAcceptLoop(AcceptLoop):
             raise
         return None
 
-    def _make_connection(self, sock: socket.socket) -> HttpConnection:
-        facts = ConnectionFacts(
-            local_address=host_and_port(sock.getsockname()),
-            peer_address=host_and_port(sock.getpeername()),
-        )
-        set_options(sock, self._options.tcp)
+    def _make_connection(
+        self, stream: trio.abc.Stream, facts: ConnectionFacts, turned_away: bool
+    ) -> HttpConnection:
         connection = HttpConnection(
-            SocketStream(sock),
+            stream,
             facts,
             service=self._service,
             deadlines=self._service.deadlines,
             options=self._options.connection,
             on_event=self._on_event,
-            turned_away=not self._make_room(),
+            turned_away=turned_away,
         )
         self.connections[connection] = None
         return connection
 
     def _make_room(self) -> bool:
         """Whether one more connection may be served, maybe in place of an idle one."""
-        if len(self.connections) < self._max_connections:
+        if len(self.connections) + len(self._shaking) < self._max_connections:
             return True
         for connection in self.connections:
             if connection.is_idle:
@@ -267,7 +309,31 @@ class _HttpAcceptLoop(AcceptLoop):
             self.connections.pop(connection, None)
             self._places.release()
 
+    async def _run_after_handshake(
+        self, stream: TlsStream, facts: ConnectionFacts, turned_away: bool
+    ) -> None:
+        try:
+            try:
+                tls_facts = await stream.do_handshake()
+            finally:
+                self._shaking.discard(stream)
+            facts = msgspec.structs.replace(facts, tls=tls_facts)
+            connection = self._make_connection(stream, facts, turned_away)
+        except Exception as error:
+            stream.close()
+            self._places.release()
+            if not isinstance(error, trio.ClosedResourceError):  # `drain` closed it
+                self._report("handshake.failed", "a client could not shake hands", error)
+        except BaseException:
+            stream.close()
+            self._places.release()
+            raise
+        else:
+            await self._run(connection)
+
     def drain(self) -> None:
         """Let the connections end with what they are at."""
+        for stream in list(self._shaking):
+            stream.close()
         for connection in list(self.connections):
             connection.drain()

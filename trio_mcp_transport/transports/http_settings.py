@@ -12,13 +12,15 @@ import msgspec
 from ..endpoints import TcpEndpoint
 from ..errors import ConfigurationError, FeatureUnavailable
 from ..http_endpoints import HttpEndpoint
-from ..limits import HTTP_IDLE_TIMEOUT
+from ..limits import HTTP_BODY_TIMEOUT, HTTP_IDLE_TIMEOUT
 from ..sansio.mcp_http.options import HttpServerOptions
 from ..security.admission import ANY, AdmissionPolicy, Authenticator, Doorkeeper
 from ..security.authentication import BearerTokens
 from ..security.cors import CorsPolicy
 from ..security.response_headers import ResponseHeaderPolicy
+from ..web_endpoints import WebEndpoint
 from .http_connection import HttpConnectionOptions
+from .websocket_settings import WebSocketServing
 
 __all__ = [
     "admission_policy",
@@ -28,13 +30,14 @@ __all__ = [
     "make_doorkeeper",
     "server_options",
     "tcp_options",
+    "websocket_serving",
 ]
 
 #: What a server calls whoever has the token of its endpoint.
 TOKEN_HOLDER = "bearer"
 
 
-def check_connecting(endpoint: HttpEndpoint, *, own_client: bool = False) -> None:
+def check_connecting(endpoint: WebEndpoint, *, own_client: bool = False) -> None:
     """Refuse what a client cannot do with this endpoint, before anything is sent.
 
     Args:
@@ -52,16 +55,11 @@ def check_connecting(endpoint: HttpEndpoint, *, own_client: bool = False) -> Non
             f"{endpoint.label}: auth=oauth2 needs a client for OAuth, which this version does"
             " not have: fetch the token yourself and say auth=bearer"
         )
-    if endpoint.uses_tls and not own_client:
-        raise FeatureUnavailable(
-            f"{endpoint.label}: TLS is not available; with `client=`, an httpx.AsyncClient"
-            " brings its own"
-        )
     if own_client:
         _refuse_what_a_client_brings(endpoint)
 
 
-def _refuse_what_a_client_brings(endpoint: HttpEndpoint) -> None:
+def _refuse_what_a_client_brings(endpoint: WebEndpoint) -> None:
     given = [
         field.name
         for field in msgspec.structs.fields(endpoint.tls)
@@ -73,23 +71,17 @@ def _refuse_what_a_client_brings(endpoint: HttpEndpoint) -> None:
         raise ConfigurationError(f"{endpoint.label}: {given[0]} is a matter of the `client=` given")
 
 
-def check_listening(endpoint: HttpEndpoint) -> None:
+def check_listening(endpoint: WebEndpoint) -> None:
     """Refuse what a server cannot do with this endpoint, before anything is opened.
 
     Raises:
         ConfigurationError: An option is for connecting, or is none of a server.
-        FeatureUnavailable: It needs what this installation does not have.
     """
     endpoint.refuse_options_of("client")
     if endpoint.auth == "oauth2":
         raise ConfigurationError(
             f"{endpoint.label}: auth=oauth2 is for connecting; a server has auth=bearer or an"
             " authenticator of its own"
-        )
-    if endpoint.uses_tls:
-        raise FeatureUnavailable(
-            f"{endpoint.label}: TLS is not available; listen at http:// on loopback, behind"
-            " a proxy that speaks TLS"
         )
 
 
@@ -128,7 +120,7 @@ def server_options(endpoint: HttpEndpoint) -> HttpServerOptions:
     )
 
 
-def connection_options(endpoint: HttpEndpoint) -> HttpConnectionOptions:
+def connection_options(endpoint: WebEndpoint) -> HttpConnectionOptions:
     """The limits of one connection.
 
     What `ChannelOptions` say about connections of every transport holds as well: the first
@@ -137,7 +129,10 @@ def connection_options(endpoint: HttpEndpoint) -> HttpConnectionOptions:
     """
     return HttpConnectionOptions(
         head_timeout=min(endpoint.head_timeout, endpoint.options.handshake_timeout),
-        body_timeout=min(endpoint.body_timeout, endpoint.options.handshake_timeout),
+        body_timeout=min(
+            endpoint.body_timeout if isinstance(endpoint, HttpEndpoint) else HTTP_BODY_TIMEOUT,
+            endpoint.options.handshake_timeout,
+        ),
         keep_alive_timeout=min(
             HTTP_IDLE_TIMEOUT if endpoint.idle_timeout is None else endpoint.idle_timeout,
             endpoint.options.idle_read_timeout,
@@ -146,7 +141,7 @@ def connection_options(endpoint: HttpEndpoint) -> HttpConnectionOptions:
     )
 
 
-def tcp_options(endpoint: HttpEndpoint) -> TcpEndpoint:
+def tcp_options(endpoint: WebEndpoint) -> TcpEndpoint:
     """Where to listen, and the options of sockets."""
     return TcpEndpoint(
         host=endpoint.host,
@@ -156,7 +151,14 @@ def tcp_options(endpoint: HttpEndpoint) -> TcpEndpoint:
     )
 
 
-def admission_policy(endpoint: HttpEndpoint) -> AdmissionPolicy:
+def websocket_serving(endpoint: HttpEndpoint) -> WebSocketServing | None:
+    """Where requests may become WebSockets; None for nowhere."""
+    if not endpoint.websocket or endpoint.sse_only:
+        return None
+    return WebSocketServing(path=endpoint.path, retry_after=endpoint.retry_after)
+
+
+def admission_policy(endpoint: WebEndpoint) -> AdmissionPolicy:
     """Who may come in."""
     any_origin = endpoint.cors == "permissive"
     return AdmissionPolicy(
@@ -171,7 +173,7 @@ def admission_policy(endpoint: HttpEndpoint) -> AdmissionPolicy:
     )
 
 
-def make_doorkeeper(endpoint: HttpEndpoint) -> Doorkeeper:
+def make_doorkeeper(endpoint: WebEndpoint) -> Doorkeeper:
     """The policy at work, with the endpoint's token if it has one."""
     authenticate: Authenticator | None = None
     if endpoint.bearer_token is not None:
