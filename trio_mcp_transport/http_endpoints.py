@@ -72,6 +72,8 @@ class HttpEndpoint(WebEndpoint, frozen=True):
         body_timeout: Listening: seconds in which a request's body must be complete.
         sse_path: Listening: serve HTTP+SSE (2024-11-05) as well: GET this.
         message_path: Listening: where that wire's POSTs go.
+        websocket: Listening: whether a request to `path` may become a WebSocket, as those of
+            ``ws://`` endpoints do. Not within an ASGI server.
         grace_timeout: Listening: seconds that a legacy request goes on after its
             connection was lost, where nobody can resume it.
         retry_interval: Listening: seconds that a client is told to wait before it comes
@@ -97,6 +99,7 @@ class HttpEndpoint(WebEndpoint, frozen=True):
         "retry_interval",
         "sse_path",
         "message_path",
+        "websocket",
     )
     own_headers = WebEndpoint.own_headers | {
         "accept",
@@ -130,6 +133,7 @@ class HttpEndpoint(WebEndpoint, frozen=True):
     retry_interval: _Seconds = SSE_RETRY_INTERVAL
     sse_path: str | None = None
     message_path: str | None = None
+    websocket: bool = True
 
     def __post_init__(self) -> None:
         """Check every field, and what they say together.

@@ -52,6 +52,7 @@ class WebSocketEndpoint(WebEndpoint, frozen=True):
     """
 
     scheme = "ws"
+    server_only = (*WebEndpoint.server_only, "idle_timeout")
     own_headers = WebEndpoint.own_headers | {
         "sec-websocket-accept",
         "sec-websocket-extensions",

@@ -61,7 +61,7 @@ from .http_sessions import HttpSessions, session_of
 from .http_unsent import Unsent
 
 if TYPE_CHECKING:
-    from .websocket_server import WebSocketServing
+    from .websocket_settings import WebSocketServing
 
 __all__ = ["ConnectionFacts", "HttpRequestStream", "HttpService", "HttpServing"]
 

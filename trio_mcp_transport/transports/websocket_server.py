@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-import msgspec
 import trio
 
 from ..abc import ChannelContext, EventHandler, MessageChannel
@@ -20,25 +19,9 @@ from ..sansio.mcp_http.replies import Reply, error_reply, unavailable
 from ..sansio.websocket import CloseCode, judge_upgrade, upgrade_required, wants_websocket
 from .http_request import HttpRequestStream, write_reply
 from .websocket_channel import WebSocketChannel
-from .websocket_settings import WebSocketOptions, deflate_settings, make_machine
+from .websocket_settings import WebSocketServing, deflate_settings, make_machine
 
-__all__ = ["WebSocketServing", "WebSocketUpgrades"]
-
-
-class WebSocketServing(msgspec.Struct, frozen=True, kw_only=True):
-    """Where WebSockets are served.
-
-    Attributes:
-        path: On this path, with and without a slash at its end.
-        only: Whether nothing else is served: other requests get 426 there, 404 elsewhere.
-        options: What they are like.
-        retry_after: Seconds that a client is told to wait while the server shuts down.
-    """
-
-    path: str
-    only: bool = False
-    options: WebSocketOptions = WebSocketOptions()
-    retry_after: int = 5
+__all__ = ["WebSocketUpgrades"]
 
 
 class WebSocketUpgrades:

@@ -1,6 +1,7 @@
 """How WebSocket channels are made: a `WebSocketEndpoint` taken apart, and what both sides need.
 
-Called by `websocket_client` and `websocket_server`. Opens nothing.
+Called by `websocket`, `websocket_client`, `websocket_server` and, for WebSockets on the port
+of HTTP, by `http_settings`. Opens nothing.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import msgspec
 from ..limits import (
     DEFAULT_MAX_FRAGMENTS,
     DEFAULT_MAX_MESSAGE_BYTES,
+    HTTP_RETRY_AFTER,
     WEBSOCKET_PING_INTERVAL,
     WEBSOCKET_PONG_TIMEOUT,
     ChannelOptions,
@@ -26,7 +28,14 @@ from ..sansio.websocket import (
 from ..websocket_endpoints import WebSocketEndpoint
 from .websocket_reader import WebSocketTiming
 
-__all__ = ["MaskKeys", "WebSocketOptions", "deflate_settings", "make_machine", "websocket_options"]
+__all__ = [
+    "MaskKeys",
+    "WebSocketOptions",
+    "WebSocketServing",
+    "deflate_settings",
+    "make_machine",
+    "websocket_options",
+]
 
 #: Mask keys that are asked of the operating system at a time.
 _KEYS_AT_ONCE = 1024
@@ -64,6 +73,22 @@ class WebSocketOptions(msgspec.Struct, frozen=True, kw_only=True):
             max_frame_bytes=self.max_frame_bytes,
             max_fragments=self.max_fragments,
         )
+
+
+class WebSocketServing(msgspec.Struct, frozen=True, kw_only=True):
+    """Where WebSockets are served.
+
+    Attributes:
+        path: On this path, with and without a slash at its end.
+        only: Whether nothing else is served: other requests get 426 there, 404 elsewhere.
+        options: What they are like.
+        retry_after: Seconds that a client is told to wait while the server shuts down.
+    """
+
+    path: str
+    only: bool = False
+    options: WebSocketOptions = WebSocketOptions()
+    retry_after: int = HTTP_RETRY_AFTER
 
 
 def websocket_options(endpoint: WebSocketEndpoint) -> WebSocketOptions:
