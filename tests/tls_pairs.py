@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from trio_mcp_transport import TlsFacts, TlsHandshakeFailed
+from trio_mcp_transport import TlsFacts, TlsHandshakeFailed, TlsSettings
 from trio_mcp_transport.sansio import NEED_DATA
 from trio_mcp_transport.sansio.tls import TlsData, TlsHandshakeCompleted
-from trio_mcp_transport.security.tls_session import TlsSession
+from trio_mcp_transport.security import TlsClient, TlsServer, TlsSession
 
 
 @dataclass
@@ -87,3 +87,8 @@ def shake_hands(client: TlsSession, server: TlsSession) -> Pair:
     pair = Pair(Side(client), Side(server))
     pair.pump()
     return pair
+
+
+def connect(client: TlsSettings, server: TlsSettings, host: str = "localhost") -> Pair:
+    """Let a new client and a new server have a handshake."""
+    return shake_hands(TlsClient(client).begin(host), TlsServer(server).begin())
