@@ -452,7 +452,8 @@ class TlsMachine:
         if self._receiving is _HANDSHAKE:
             raise TlsHandshakeFailed(self._why_not(reason, name), alert=name) from None
         if name is not None:
-            raise RemoteProtocolError(f"the peer ended the connection: {_explain(name)}") from None
+            text = f"the peer ended the connection by the alert {_explain(name)}"
+            raise RemoteProtocolError(text) from None
         raise RemoteProtocolError(f"the peer broke TLS: {reason}") from None
 
     def _why_not(self, reason: str, alert: str | None) -> str:
