@@ -34,6 +34,7 @@ from .registry import ChannelOverrides, StderrHandler, connect_endpoint, resolve
 from .reporting import choose_failure, flatten, report_task_failure
 from .sansio.eras import EraCache
 from .sansio.metadata import LogLevel
+from .security.tls_contexts import TlsClient
 from .transports.http_sender import AsyncHttpClient, HttpSender
 
 __all__ = ["HttpClient", "connect_channel", "open_channel", "open_peer"]
@@ -54,6 +55,7 @@ async def connect_channel(
     on_event: EventHandler | None = None,
     on_stderr: StderrHandler | None = None,
     client: HttpClient | None = None,
+    tls: TlsClient | None = None,
     **options: Unpack[ChannelOverrides],
 ) -> MessageChannel:
     """Connect to an endpoint; the channel's background tasks run in your nursery.
@@ -68,6 +70,8 @@ async def connect_channel(
         on_stderr: Gets each line of a child process's stderr, for ``stderr="capture"``.
         client: What carries the requests of an http endpoint, in place of connections of
             the channel's own.
+        tls: For an endpoint with TLS, in place of its own options: certificates that are
+            read once, and sessions that are resumed, for many channels.
         options: Fields of `ChannelOptions`, which beat those of the endpoint.
 
     Raises:
@@ -81,8 +85,10 @@ async def connect_channel(
     timeout = resolved.options.connect_timeout
     with trio.move_on_after(timeout):
         if client is not None:
+            if tls is not None:
+                raise ConfigurationError("tls is a matter of the `client=` given beside it")
             return await _connect_with(nursery, resolved, on_event, on_stderr, client)
-        return await connect_endpoint(nursery, resolved, on_event, on_stderr)
+        return await connect_endpoint(nursery, resolved, on_event, on_stderr, tls)
     # Only its own deadline gets here: a cancellation from outside passes through.
     raise ConnectTimeout(f"{resolved.label}: no channel within {timeout:g} seconds")
 
@@ -110,6 +116,7 @@ def open_channel(
     on_event: EventHandler | None = None,
     on_stderr: StderrHandler | None = None,
     client: HttpClient | None = None,
+    tls: TlsClient | None = None,
     **options: Unpack[ChannelOverrides],
 ) -> AbstractAsyncContextManager[MessageChannel]:
     """Connect to an endpoint for the length of an ``async with`` block.
@@ -123,6 +130,7 @@ def open_channel(
         on_event: Gets the faults that no caller would see; they are logged without it.
         on_stderr: Gets each line of a child process's stderr, for ``stderr="capture"``.
         client: As for `connect_channel`.
+        tls: As for `connect_channel`.
         options: Fields of `ChannelOptions`, which beat those of the endpoint.
 
     Raises:
@@ -133,7 +141,13 @@ def open_channel(
 
     async def connect(nursery: trio.Nursery) -> MessageChannel:
         return await connect_channel(
-            nursery, endpoint, on_event=on_event, on_stderr=on_stderr, client=client, **options
+            nursery,
+            endpoint,
+            on_event=on_event,
+            on_stderr=on_stderr,
+            client=client,
+            tls=tls,
+            **options,
         )
 
     return _OpenChannel(connect, on_event)
@@ -219,6 +233,7 @@ def open_peer(
     on_event: EventHandler | None = None,
     on_stderr: StderrHandler | None = None,
     client: HttpClient | None = None,
+    tls: TlsClient | None = None,
     era_cache: EraCache | None = None,
     **options: Unpack[ChannelOverrides],
 ) -> AbstractAsyncContextManager[Peer]:
@@ -245,6 +260,7 @@ def open_peer(
         on_event: As for `Peer` and `open_channel`.
         on_stderr: As for `open_channel`.
         client: As for `open_channel`.
+        tls: As for `open_channel`.
         era_cache: Where it is noted which servers over HTTP are legacy, to spare them the
             question next time; by default all peers of the process share one.
         options: Fields of `ChannelOptions`, which beat those of the endpoint. Each
@@ -274,7 +290,9 @@ def open_peer(
         and (revision, client_info, client_capabilities, log_level) != (None,) * 4
     ):
         raise ConfigurationError("era='none' negotiates nothing: leave out what it would offer")
-    channel_manager = open_channel(resolved, on_event=on_event, on_stderr=on_stderr, client=client)
+    channel_manager = open_channel(
+        resolved, on_event=on_event, on_stderr=on_stderr, client=client, tls=tls
+    )
     make_peer = functools.partial(
         Peer,
         router=router,

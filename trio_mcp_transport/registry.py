@@ -21,6 +21,9 @@ from .endpoint_schemes import register_scheme, unregister_scheme
 from .endpoints import Endpoint, ProcessEndpoint
 from .errors import ConfigurationError
 from .limits import Framing, WhenFull
+from .security.tls_contexts import TlsClient, TlsServer
+from .tls_endpoints import TlsEndpoint, TlsUnixEndpoint
+from .web_endpoints import WebEndpoint
 
 __all__ = [
     "ChannelOverrides",
@@ -32,6 +35,7 @@ __all__ = [
     "listen_endpoint",
     "register_transport",
     "resolve_endpoint",
+    "uses_tls",
 ]
 
 E = TypeVar("E", bound=Endpoint)
@@ -44,6 +48,14 @@ ConnectFunction: TypeAlias = Callable[
 StderrHandler: TypeAlias = Callable[[str], object]
 #: Begins to listen.
 ListenFunction: TypeAlias = Callable[[E, EventHandler | None], Awaitable[MessageListener]]
+
+
+_ConnectWithTls: TypeAlias = Callable[
+    [trio.Nursery, Endpoint, EventHandler | None, TlsClient], Awaitable[MessageChannel]
+]
+_ListenWithTls: TypeAlias = Callable[
+    [Endpoint, EventHandler | None, TlsServer], Awaitable[MessageListener]
+]
 
 
 class ChannelOverrides(TypedDict, total=False):
@@ -66,6 +78,8 @@ class ChannelOverrides(TypedDict, total=False):
 class _Transport(NamedTuple):
     connect: ConnectFunction[Endpoint] | None
     listen: ListenFunction[Endpoint] | None
+    connect_with_tls: _ConnectWithTls | None = None
+    listen_with_tls: _ListenWithTls | None = None
 
 
 #: By scheme. Those of this package are the names of modules, imported when they are used.
@@ -73,8 +87,11 @@ _transports: dict[str, _Transport | str] = {
     "http": ".transports.http",
     "https": ".transports.http",
     "memory": ".transports.memory",
+    "shm": ".transports.shared_memory",
     "stdio": ".transports.stdio",
     "tcp": ".transports.tcp",
+    "tls": ".transports.tls",
+    "tls+unix": ".transports.tls",
     "sse+http": ".transports.http",
     "sse+https": ".transports.http",
     "unix": ".transports.unix",
@@ -87,8 +104,32 @@ def _find(scheme: str) -> _Transport:
     found = _transports.get(scheme, _Transport(None, None))
     if isinstance(found, str):
         module = import_module(found, __package__)
-        return _Transport(module.connect, module.listen)
+        return _Transport(
+            module.connect,
+            module.listen,
+            getattr(module, "connect_with_tls", None),
+            getattr(module, "listen_with_tls", None),
+        )
     return found
+
+
+def uses_tls(endpoint: Endpoint) -> bool:
+    """Whether connections of this endpoint are encrypted by TLS."""
+    if isinstance(endpoint, WebEndpoint):
+        return endpoint.uses_tls
+    return isinstance(endpoint, TlsEndpoint | TlsUnixEndpoint)
+
+
+def _check_tls(endpoint: Endpoint) -> None:
+    """Refuse a TLS client or server beside an endpoint that has no use for it."""
+    if not uses_tls(endpoint):
+        raise ConfigurationError(f"tls is for endpoints with TLS, not for {endpoint.label}")
+    assert isinstance(endpoint, TlsEndpoint | TlsUnixEndpoint | WebEndpoint)
+    for field in msgspec.structs.fields(endpoint.tls):
+        if getattr(endpoint.tls, field.name) != field.default:
+            raise ConfigurationError(
+                f"{endpoint.label}: {field.name} is a matter of the `tls=` given beside it"
+            )
 
 
 def _is_child(endpoint: Endpoint) -> TypeGuard[ProcessEndpoint]:
@@ -163,30 +204,39 @@ async def connect_endpoint(
     endpoint: Endpoint,
     on_event: EventHandler | None,
     on_stderr: StderrHandler | None = None,
+    tls: TlsClient | None = None,
 ) -> MessageChannel:
     """Connect with the endpoint's transport, however long that takes.
 
     Raises:
-        ConfigurationError: Its transport cannot connect, or has no use for `on_stderr`.
+        ConfigurationError: Its transport cannot connect, or has no use for `on_stderr` or
+            `tls`.
         ConnectFailed: There is no connection.
     """
+    if tls is not None:
+        _check_tls(endpoint)
     if _is_child(endpoint):
         from .transports.process import connect_process
 
         return await connect_process(nursery, endpoint, on_event=on_event, on_stderr=on_stderr)
     if on_stderr is not None:
         raise ConfigurationError(f"on_stderr is for child processes, not for {endpoint.label}")
-    connect = _find(endpoint.scheme).connect
-    if connect is None:
+    transport = _find(endpoint.scheme)
+    connect = transport.connect
+    if tls is not None and transport.connect_with_tls is not None:
+        return await transport.connect_with_tls(nursery, endpoint, on_event, tls)
+    if connect is None or tls is not None:
         raise ConfigurationError(f"no transport can connect to {endpoint.label}")
     return await connect(nursery, endpoint, on_event)
 
 
-async def listen_endpoint(endpoint: Endpoint, on_event: EventHandler | None) -> MessageListener:
+async def listen_endpoint(
+    endpoint: Endpoint, on_event: EventHandler | None, tls: TlsServer | None = None
+) -> MessageListener:
     """Begin to listen with the endpoint's transport.
 
     Raises:
-        ConfigurationError: Its transport cannot listen.
+        ConfigurationError: Its transport cannot listen, or has no use for `tls`.
         ConnectFailed: The endpoint cannot be listened at.
     """
     if _is_child(endpoint):
@@ -194,8 +244,13 @@ async def listen_endpoint(endpoint: Endpoint, on_event: EventHandler | None) -> 
             f"{endpoint.label}: a child process is connected to; to be served over stdio,"
             " listen on 'stdio:' inside of it"
         )
-    listen = _find(endpoint.scheme).listen
-    if listen is None:
+    if tls is not None:
+        _check_tls(endpoint)
+    transport = _find(endpoint.scheme)
+    listen = transport.listen
+    if tls is not None and transport.listen_with_tls is not None:
+        return await transport.listen_with_tls(endpoint, on_event, tls)
+    if listen is None or tls is not None:
         raise ConfigurationError(f"no transport can listen at {endpoint.label}")
     return await listen(endpoint, on_event)
 

@@ -25,9 +25,10 @@ from .limits import (
     DEFAULT_MAX_QUEUED_REQUESTS,
 )
 from .peer import Peer
-from .registry import ChannelOverrides, listen_endpoint, resolve_endpoint
+from .registry import ChannelOverrides, listen_endpoint, resolve_endpoint, uses_tls
 from .reporting import choose_failure, report
 from .security.admission import Authenticator
+from .security.tls_contexts import TlsServer
 from .stores.events import EventStore
 from .transports.http_serving import HttpMode, HttpServing, SchemaLookup
 
@@ -45,6 +46,7 @@ async def serve_channels(
     event_store: EventStore | None = None,
     header_schema: SchemaLookup | None = None,
     told_revisions: tuple[str, ...] = (),
+    tls: TlsServer | None = None,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
     **options: Unpack[ChannelOverrides],
 ) -> None:
@@ -77,6 +79,9 @@ async def serve_channels(
         told_revisions: Over HTTP, where nothing modern is served: what modern clients are
             told, with -32022, as a bridge does that knows what is behind it. If empty they
             get -32600.
+        tls: For every endpoint with TLS, in place of the options of its own: certificates
+            that can be replaced while they are in use (`TlsServer.reload`), staples that a
+            function fetches.
         task_status: Started with the endpoints that clients may connect to, in order,
             with the real addresses and ports, once all of them are listened at.
         options: Fields of `ChannelOptions`, which beat those of every endpoint.
@@ -93,7 +98,9 @@ async def serve_channels(
         header_schema=header_schema,
         told_revisions=told_revisions,
     )
-    await _serve(handler, endpoints, options, on_event, stop, drain, over_http, task_status)
+    await _serve(
+        handler, endpoints, options, on_event, stop, drain, over_http, task_status, tls=tls
+    )
 
 
 async def _serve(
@@ -106,17 +113,22 @@ async def _serve(
     http: HttpServing,
     task_status: trio.TaskStatus[list[str]],
     on_stop: Callable[[], object] = lambda: None,
+    *,
+    tls: TlsServer | None = None,
 ) -> None:
     if not endpoints:
         raise ConfigurationError("there is no endpoint to listen at")
     if not drain >= 0:
         raise ConfigurationError(f"drain must not be negative, not {drain}")
     resolved = [resolve_endpoint(endpoint, options) for endpoint in endpoints]
+    if tls is not None and not any(map(uses_tls, resolved)):
+        raise ConfigurationError("tls is for endpoints with TLS, and none of these has it")
     service = _Service(handler, on_event, stop, drain, http, on_stop)
     try:
         async with AsyncExitStack() as stack:
             for endpoint in resolved:
-                listener = await listen_endpoint(endpoint, on_event)
+                own = tls if uses_tls(endpoint) else None
+                listener = await listen_endpoint(endpoint, on_event, own)
                 stack.push_async_callback(listener.aclose)
                 limit = getattr(endpoint, "max_connections", DEFAULT_MAX_CONNECTIONS)
                 service.listeners.append((listener, limit))
@@ -242,6 +254,7 @@ async def serve_peers(
     drain: float = DEFAULT_DRAIN_SECONDS,
     authenticate: Authenticator | None = None,
     event_store: EventStore | None = None,
+    tls: TlsServer | None = None,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
     **options: Unpack[ChannelOverrides],
 ) -> None:
@@ -263,6 +276,7 @@ async def serve_peers(
         drain: Seconds that handlers get to finish, after `stop` or a peer's end.
         authenticate: As for `serve_channels`.
         event_store: As for `serve_channels`.
+        tls: As for `serve_channels`.
         task_status: As for `serve_channels`.
         options: Fields of `ChannelOptions`, which beat those of every endpoint.
 
@@ -287,5 +301,14 @@ async def serve_peers(
         revisions=getattr(router, "revisions", None),
     )
     await _serve(
-        peers.serve, endpoints, options, on_event, stop, drain, http, task_status, peers.end_soon
+        peers.serve,
+        endpoints,
+        options,
+        on_event,
+        stop,
+        drain,
+        http,
+        task_status,
+        peers.end_soon,
+        tls=tls,
     )
