@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import TypeAlias
 
+import msgspec
 import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
@@ -22,7 +23,6 @@ from trio_mcp_transport.sansio.websocket import (
     Ping,
     Pong,
     TextMessage,
-    WebSocketEvent,
     WebSocketItem,
     WebSocketLimits,
     WebSocketMachine,
@@ -55,7 +55,7 @@ frames = st.builds(
 )
 LIMITS = WebSocketLimits(max_message_bytes=500, max_frame_bytes=400, max_fragments=5)
 DEFLATE = DeflateSettings(min_bytes=1)
-Outcome: TypeAlias = WebSocketEvent | EndOfData | tuple[str, int]
+Outcome: TypeAlias = msgspec.Struct | tuple[str, int]
 
 
 def outcomes(machine: WebSocketMachine, data: bytes, *, eof: bool = False) -> list[Outcome]:
