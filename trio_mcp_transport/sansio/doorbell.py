@@ -102,29 +102,37 @@ class Inflow:
         Raises:
             RemoteProtocolError: The peer has sent what it must not.
         """
-        data = b""
-        while not data:
-            if self.ring.available:
-                data = self.ring.read(max_bytes)
-                break
+        self._take_words()
+        if self.ring.available:
+            data = self.ring.read(max_bytes)
+        else:
             rest, at = self._rest, self._at
             word = rest.find(_ESCAPE, at)
-            if word != at:
-                end = min(len(rest) if word < 0 else word, at + max_bytes)
-                data = rest[at:end]
-                self._drop(end)
-            if word != at or len(rest) - at < _WORD.size:
-                break
-            self._take_word(rest, at)
-            self._drop(at + _WORD.size)
+            end = min(len(rest) if word < 0 else word, at + max_bytes)
+            data = rest[at:end]
+            self._drop(end)
         self.has_more = self.ring.available > 0 or bool(self._rest)
         return data
 
-    def _take_word(self, rest: bytes, at: int) -> None:
-        kind, position = _WORD.unpack_from(rest, at)
-        if kind not in {_AHEAD, _STARTS_OVER}:
-            raise RemoteProtocolError("the other side sent a word of no known kind")
-        self.ring.written_untrusted(position, starts_over=kind == _STARTS_OVER)
+    def _take_words(self) -> None:
+        """Take those that come next, as far as they are whole.
+
+        Raises:
+            RemoteProtocolError: One cannot be, and nothing comes before it.
+        """
+        rest, at = self._rest, self._at
+        while rest.startswith(_ESCAPE, at) and len(rest) - at >= _WORD.size:
+            kind, position = _WORD.unpack_from(rest, at)
+            try:
+                if kind not in {_AHEAD, _STARTS_OVER}:
+                    raise RemoteProtocolError("the other side sent a word of no known kind")
+                self.ring.written_untrusted(position, starts_over=kind == _STARTS_OVER)
+            except RemoteProtocolError:
+                if not self.ring.available:
+                    raise
+                return  # its turn comes
+            at += _WORD.size
+            self._drop(at)
 
     def _drop(self, end: int) -> None:
         """All up to there is done with."""

@@ -101,6 +101,7 @@ class SharedMemoryStream(trio.abc.HalfCloseableStream):
         self._needs_space = False
         self._was_emptied = False
         self._eof_sent = False
+        self._fault: PeerProtocolError | None = None
         self.is_closed = False
 
     # -- receiving ----------------------------------------------------------------------
@@ -160,8 +161,8 @@ class SharedMemoryStream(trio.abc.HalfCloseableStream):
 
     def _try_receive(self, max_bytes: int) -> bytes | None:
         """What is there; None when nothing is."""
-        if self.is_closed:
-            raise trio.ClosedResourceError("this side closed the stream")
+        if self.is_closed or self._fault is not None:
+            self._raise_ending()
         inflow = self._inflow
         at_once = min(max_bytes, READ_CHUNK_BYTES)  # a socket never has much more
         try:
@@ -182,7 +183,7 @@ class SharedMemoryStream(trio.abc.HalfCloseableStream):
         except OSError as error:
             _raise_for(error)
         except RemoteProtocolError as error:
-            _raise_for_protocol(error)
+            self._raise_fault(error)
         ring = inflow.ring
         if inflow.has_more:
             self._was_emptied = False
@@ -346,7 +347,7 @@ class SharedMemoryStream(trio.abc.HalfCloseableStream):
             try:
                 self._lane.receive_data(words)
             except RemoteProtocolError as error:
-                _raise_for_protocol(error)
+                self._raise_fault(error)
             if len(words) < _LANE_BYTES:
                 return
 
@@ -373,10 +374,21 @@ class SharedMemoryStream(trio.abc.HalfCloseableStream):
     def _check_can_send(self, *, after_eof: bool = False) -> None:
         if self._sending:
             raise trio.BusyResourceError("another task is sending on this stream")
-        if self.is_closed:
-            raise trio.ClosedResourceError("this side closed the stream")
+        if self.is_closed or self._fault is not None:
+            self._raise_ending()
         if self._eof_sent and not after_eof:
             raise trio.ClosedResourceError("this side sent EOF")
+
+    def _raise_ending(self) -> NoReturn:
+        if self.is_closed or self._fault is None:
+            raise trio.ClosedResourceError("this side closed the stream")
+        raise self._fault.again()
+
+    def _raise_fault(self, error: RemoteProtocolError) -> NoReturn:
+        """The other side broke the protocol, which it can do once."""
+        self._fault = PeerProtocolError(str(error))
+        self._fault.error = error
+        raise self._fault.again() from error
 
     # -- the end ------------------------------------------------------------------------
 
@@ -418,9 +430,3 @@ def _send_word(sock: socket.socket, word: bytes) -> None:
 
 def _raise_for(error: OSError) -> NoReturn:
     raise trio.BrokenResourceError(f"the connection failed: {error}") from error
-
-
-def _raise_for_protocol(error: RemoteProtocolError) -> NoReturn:
-    broken = PeerProtocolError(str(error))
-    broken.error = error
-    raise broken from error
