@@ -14,7 +14,13 @@ from pathlib import Path
 
 project = tomllib.loads(Path(__file__).parents[1].joinpath("pyproject.toml").read_text())["project"]
 extras = project["optional-dependencies"]
-requirements = [*project["dependencies"], *extras["cli"], *extras["mcp"], *extras["tls"]]
+requirements = [
+    *project["dependencies"],
+    *extras["cli"],
+    *extras["compression"],
+    *extras["mcp"],
+    *extras["tls"],
+]
 
 wrong = []
 for requirement in requirements:

@@ -42,9 +42,18 @@ def test_an_extra_is_there_exactly_if_its_distributions_are() -> None:
 def test_a_missing_extra_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [])
     importlib.invalidate_caches()
-    for module in ("rich", "httpx", "mcp", "OpenSSL", "service_identity"):
+    for module in (
+        "rich",
+        "brotli",
+        "lz4",
+        "zstandard",
+        "httpx",
+        "mcp",
+        "OpenSSL",
+        "service_identity",
+    ):
         monkeypatch.delitem(sys.modules, module, raising=False)
-    assert features().extras == dict.fromkeys(("cli", "httpx", "mcp", "tls"), False)
+    assert features().extras == dict.fromkeys(("cli", "compression", "httpx", "mcp", "tls"), False)
 
 
 def test_asking_imports_no_extra() -> None:

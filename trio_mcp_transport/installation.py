@@ -19,6 +19,7 @@ __all__ = ["Features", "features"]
 #: Each extra of this distribution, with the modules that its presence is told by.
 _EXTRAS = {
     "cli": ("rich",),
+    "compression": ("brotli", "lz4", "zstandard"),
     "httpx": ("httpx",),
     "mcp": ("mcp",),
     "tls": ("OpenSSL", "service_identity"),

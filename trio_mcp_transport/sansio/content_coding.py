@@ -1,0 +1,217 @@
+"""Content codings of HTTP: which a peer takes, and bodies that are coded and decoded.
+
+Used by whoever sends and receives bodies, on either side; the machines of HTTP know nothing of
+it. RFC 9110, section 8.4: a coding is a property of the content, so it is undone before
+anybody looks at a body, and its limits are those of what comes out.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Collection, Mapping
+
+from ..compression_settings import Algorithm, CompressionSettings
+from ..errors import RemoteProtocolError
+from .compression import Compressor, available_algorithms, make_compressor, make_decompressor
+from .compression_choice import CompressionStatistics, RatioGuard, choose
+
+__all__ = [
+    "BodyDecoder",
+    "BodyEncoder",
+    "accept_encoding",
+    "coding_of",
+    "decode_body",
+    "encode_body",
+    "read_accept_encoding",
+    "read_content_encoding",
+]
+
+#: The name of each algorithm in HTTP: RFC 9110 (gzip), RFC 8878 (zstd), RFC 7932 (br). LZ4
+#: has none that is registered; it is only ever used with those who name it.
+_CODINGS: Mapping[Algorithm, str] = {"zstd": "zstd", "gzip": "gzip", "brotli": "br", "lz4": "lz4"}
+_ALGORITHMS: Mapping[str, Algorithm] = {name: key for key, name in _CODINGS.items()} | {
+    # RFC 9110, section 8.4.1.3: "A recipient SHOULD consider "x-gzip" to be equivalent".
+    "x-gzip": "gzip"
+}
+#: What is read of a compressed body at a time.
+_STEP_BYTES = 64 * 1024
+
+
+def coding_of(algorithm: Algorithm) -> str:
+    """What HTTP calls it."""
+    return _CODINGS[algorithm]
+
+
+def accept_encoding(settings: CompressionSettings) -> str:
+    """The value of ``Accept-Encoding`` that tells what can be read here."""
+    usable = [name for name in settings.algorithms if name in available_algorithms()]
+    return ", ".join(_CODINGS[name] for name in usable) or "identity"
+
+
+@functools.lru_cache(maxsize=256)
+def read_accept_encoding(value: str | None) -> frozenset[Algorithm]:
+    """The algorithms that an ``Accept-Encoding`` takes.
+
+    RFC 9110, section 12.5.3: a weight of zero forbids, ``*`` stands for those that are not
+    listed; a request without the field would take any, but may come from a client that
+    never thought of it, so nothing is compressed for it.
+    """
+    if value is None:
+        return frozenset()
+    weights: dict[str, float] = {}
+    for part in value.split(","):
+        name, *parameters = (piece.strip().lower() for piece in part.split(";"))
+        weights[name] = _weight(parameters)
+    others = weights.get("*", 0.0)
+    taken = (
+        algorithm
+        for name, algorithm in _ALGORITHMS.items()
+        # LZ4 is no coding that a wildcard can mean.
+        if weights.get(name, 0.0 if algorithm == "lz4" else others) > 0
+    )
+    return frozenset(taken)
+
+
+def _weight(parameters: list[str]) -> float:
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name == "q":
+            try:
+                return float(value)
+            except ValueError:
+                return 0.0
+    return 1.0
+
+
+def read_content_encoding(value: str | None, allowed: Collection[Algorithm]) -> Algorithm | None:
+    """What a body is coded with; None for nothing.
+
+    Raises:
+        RemoteProtocolError: It is a coding that is not spoken here (status 415), several of
+            them among others.
+    """
+    name = "identity" if value is None else value.strip().lower()
+    if name in {"", "identity"}:
+        return None
+    algorithm = _ALGORITHMS.get(name)
+    if algorithm is None or algorithm not in allowed:
+        known = ", ".join(_CODINGS[each] for each in allowed) or "identity"
+        raise RemoteProtocolError(f"the content coding must be one of: {known}", status=415)
+    return algorithm
+
+
+def encode_body(
+    settings: CompressionSettings,
+    body: bytes,
+    accepted: Collection[Algorithm],
+    statistics: CompressionStatistics,
+) -> tuple[bytes, str | None]:
+    """Compress a whole body, if that is worth it.
+
+    Args:
+        settings: What is wanted.
+        body: All of it.
+        accepted: What the peer takes.
+        statistics: Where it is counted.
+
+    Returns:
+        The body to send, and its ``Content-Encoding`` if it has one.
+    """
+    statistics.start()
+    choice = choose(settings, body, accepted)
+    if choice is not None:
+        engine = make_compressor(choice.algorithm, choice.level)
+        coded = engine.compress(body) + engine.finish()
+        # What is nearly all blanks would look like an attack to the other side.
+        if len(coded) < len(body) < settings.max_ratio / 2 * len(coded):
+            statistics.done(len(body), len(coded), compressed=True)
+            return coded, _CODINGS[choice.algorithm]
+    statistics.done(len(body), len(body), compressed=False)
+    return body, None
+
+
+class BodyEncoder:
+    """Compresses a body that comes bit by bit, such as a stream of events.
+
+    Each piece can be read by the peer when it is there.
+
+    Args:
+        algorithm: With which.
+        level: How hard, 0 to 11.
+        statistics: Where it is counted.
+    """
+
+    def __init__(self, algorithm: Algorithm, level: int, statistics: CompressionStatistics) -> None:
+        self.coding = _CODINGS[algorithm]
+        self._engine: Compressor = make_compressor(algorithm, level)
+        self._statistics = statistics
+
+    def encode(self, data: bytes) -> bytes:
+        """Code one piece."""
+        self._statistics.start()
+        coded = self._engine.compress(data) + self._engine.flush()
+        self._statistics.done(len(data), len(coded), compressed=True)
+        return coded
+
+    def finish(self) -> bytes:
+        """What ends the body."""
+        return self._engine.finish()
+
+
+class BodyDecoder:
+    """Decompresses a body that comes bit by bit, in bounded steps.
+
+    Args:
+        algorithm: What it is coded with.
+        settings: The bounds.
+    """
+
+    def __init__(self, algorithm: Algorithm, settings: CompressionSettings) -> None:
+        self._engine = make_decompressor(algorithm)
+        self._guard = RatioGuard(settings)
+        self._algorithm = algorithm
+
+    def decode(self, data: bytes) -> bytes:
+        """Take bytes in and give at most 64 KiB; call with ``b""`` until `needs_input`.
+
+        Raises:
+            RemoteProtocolError: They are malformed, or grow beyond measure.
+        """
+        output = self._engine.decompress(data, _STEP_BYTES)
+        self._guard.check(self._engine.bytes_in, self._engine.bytes_out)
+        return output
+
+    @property
+    def needs_input(self) -> bool:
+        """Whether all was given that there is."""
+        return self._engine.needs_input
+
+    def finish(self) -> None:
+        """Tell that the body has ended.
+
+        Raises:
+            RemoteProtocolError: It was cut off.
+        """
+        if not self._engine.is_finished:
+            raise RemoteProtocolError(f"a body of {self._algorithm} was cut off")
+
+
+def decode_body(
+    algorithm: Algorithm, body: bytes, settings: CompressionSettings, max_bytes: int
+) -> bytes:
+    """Decompress a whole body.
+
+    Raises:
+        RemoteProtocolError: It is malformed or cut off, or too large (status 413), which is
+            noticed before more than that was decompressed.
+    """
+    decoder = BodyDecoder(algorithm, settings)
+    parts = [decoder.decode(body)]
+    size = len(parts[0])
+    while size <= max_bytes and not decoder.needs_input:
+        parts.append(decoder.decode(b""))
+        size += len(parts[-1])
+    if size > max_bytes:
+        raise RemoteProtocolError(f"a body of more than {max_bytes} bytes", status=413)
+    decoder.finish()
+    return b"".join(parts)
