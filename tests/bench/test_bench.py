@@ -13,6 +13,7 @@ import pytest
 import trio
 
 from trio_mcp_transport.cli import main
+from trio_mcp_transport.cli.bench import processes
 from trio_mcp_transport.cli.bench.plan import Task
 from trio_mcp_transport.cli.bench.processes import MeasurementFailed, measure
 from trio_mcp_transport.cli.bench.timing import seconds_per_operation
@@ -43,16 +44,15 @@ def bench(*words: str) -> int:
     return main(["bench", "--quick", *words])
 
 
-def test_a_quick_run_measures_every_work_of_a_transport(
+def test_a_quick_run_measures_in_fresh_processes_tells_and_keeps(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kept, drawn = tmp_path / "bench.json", tmp_path / "bench.svg"
-    assert bench("--only", "unix", "--json", str(kept), "--svg", str(drawn)) == 0
+    works = ["round-trip"] + ["memory-idle"] * (sys.platform == "linux")
+    only = [word for work in works for word in ("--only", work)]
+    assert bench("--only", "unix", *only, "--json", str(kept), "--svg", str(drawn)) == 0
     document = msgspec.json.decode(kept.read_bytes(), type=Document)
     assert {"python", "platform", "cpu_count", "versions"} <= document.environment.keys()
-    works = ["round-trip", "peer-round-trip", "one-way", "one-way-batched"]
-    if sys.platform == "linux":
-        works += ["memory-idle", "memory-growth"]
     assert {row["work"] for row in document.rows} == set(works)
     for row in document.rows:
         assert row.keys() == ROW_KEYS
@@ -69,22 +69,28 @@ def test_a_quick_run_measures_every_work_of_a_transport(
     assert ElementTree.fromstring(drawn.read_text()).tag.endswith("svg")
 
 
-@pytest.mark.parametrize("transport", ["stdio", "tcp", "memory"])
-def test_the_other_transports_are_measured_as_well(
-    transport: str, capsys: pytest.CaptureFixture[str]
+def test_children_are_measured_beside_the_official_sdk(capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench("--only", "stdio", "--only", "peer-round-trip", "--json", "-") == 0
+    (row,) = msgspec.json.decode(capsys.readouterr().out, type=Document).rows
+    assert (row["work"], row["transport"]) == ("peer-round-trip", "stdio")
+    assert isinstance(row["ours"], float | int)
+    has_sdk = importlib.util.find_spec("mcp") is not None
+    assert (row["sdk"] is not None) == (row["ratio_to_sdk"] is not None) == has_sdk
+
+
+def test_what_is_encrypted_is_shown_beside_what_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("OpenSSL", reason="the extra `tls` is not installed")
+    assert bench("--only", "tls", "--only", "peer-round-trip", "--json", "-") == 0
+    (row,) = msgspec.json.decode(capsys.readouterr().out, type=Document).rows
+    assert row["floor"] is None
+    assert isinstance(row["ours"], float | int)
+    assert msgspec.convert(row["peers"], dict[str, float]).keys() == {"own tcp", "trio.SSLStream"}
+
+
+def test_the_import_is_measured_against_that_of_trio(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    only = ("--only", transport, "--only", "peer-round-trip", "--only", "one-way-batched")
-    assert bench(*only, "--json", "-") == 0
-    document = msgspec.json.decode(capsys.readouterr().out, type=Document)
-    assert [row["transport"] for row in document.rows] == [transport] * 2
-    has_sdk = transport == "stdio" and importlib.util.find_spec("mcp") is not None
-    for row in document.rows:
-        assert isinstance(row["ours"], float | int)
-        assert (row["sdk"] is not None) == has_sdk
-        assert (row["ratio_to_sdk"] is not None) == has_sdk
-
-
-def test_the_import_is_measured_against_that_of_trio(capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(processes, "_IMPORTS", 1)
     assert bench("--only", "import", "--rounds", "2", "--json", "-") == 0
     document = msgspec.json.decode(capsys.readouterr().out, type=Document)
     (row,) = document.rows

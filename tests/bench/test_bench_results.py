@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import msgspec
 import pytest
 
-from trio_mcp_transport import Notification, Request, encode_message
+from trio_mcp_transport import Notification, Request, encode_message, features
 from trio_mcp_transport.cli.bench import floor
 from trio_mcp_transport.cli.bench.payloads import FIRST_ID, METHOD, params_of_size
 from trio_mcp_transport.cli.bench.plan import (
@@ -15,10 +17,13 @@ from trio_mcp_transport.cli.bench.plan import (
     WORKS,
     Budget,
     Case,
+    Contestant,
     Unit,
     Work,
     higher_is_better,
+    own_transport,
     plan,
+    takes_part,
 )
 from trio_mcp_transport.cli.bench.results import (
     Environment,
@@ -126,6 +131,53 @@ def test_a_budget_is_a_ceiling_for_times_and_a_floor_for_rates(
     assert higher_is_better(unit) == (unit == "msg/s")
 
 
+@pytest.mark.parametrize(
+    ("unit", "wanted", "ours", "met"),
+    [
+        ("us", 2, 4, True),
+        ("us", 2, 4.1, False),
+        ("msg/s", 0.4, 0.8, True),
+        ("msg/s", 0.4, 0.7, False),
+    ],
+)
+def test_a_budget_can_be_held_against_our_own_other_transports(
+    unit: Unit, wanted: float, ours: float, met: bool
+) -> None:
+    contestants: tuple[Contestant, ...] = ("ours", "own tcp", "trio.SSLStream")
+    case = Case("one-way", "tls", 150, 1, unit, contestants, Budget(to_own=wanted))
+    row = make_row(case, {"ours": [ours], "own tcp": [2], "trio.SSLStream": [9]})
+    assert (row.peers, row.floor) == ({"own tcp": 2, "trio.SSLStream": 9}, None)
+    assert is_met(case, row) is met
+    assert describe_budget(case).endswith(f"{wanted:g} own tcp")
+    assert is_met(case, make_row(case, {"ours": [ours], "own tcp": []})) is None
+
+
+def test_what_lies_over_another_transport_is_held_against_that_and_shown_beside_others() -> None:
+    found = {case.transport: case for case in plan(["round-trip"])}
+    if features().extras["tls"]:
+        assert found["tls"].own == found["ws"].own == "own tcp"
+        assert (found["wss"].own, found["https"].own) == ("own ws", "own http")
+        assert "trio.SSLStream" in found["tls"].contestants
+    assert {"trio-websocket", "websockets.trio"} <= set(found["ws"].contestants)
+    assert own_transport("own ws") == "ws"
+    assert own_transport("ours") is own_transport("own nothing") is None  # type: ignore[arg-type]
+
+
+def test_who_is_not_installed_does_not_take_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "trio_websocket", None)
+    monkeypatch.setitem(sys.modules, "websockets", None)
+    assert not takes_part("trio-websocket")
+    assert not takes_part("websockets.trio")
+    assert takes_part("ours")
+    assert takes_part("trio.SSLStream")
+
+
+def test_without_the_extra_nothing_is_encrypted(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = replace(features(), extras={"tls": False})
+    monkeypatch.setattr("trio_mcp_transport.cli.bench.plan.features", lambda: here)
+    assert not {case.transport for case in plan()} & {"tls", "wss", "https"}
+
+
 def test_nothing_measured_is_neither_met_nor_missed() -> None:
     case = case_of("us", Budget(to_floor=1))
     assert is_met(case, make_row(case, {"ours": [1], "floor": []})) is None
@@ -135,20 +187,23 @@ def test_the_picture_has_a_bar_for_each_value() -> None:
     rows = [
         make_row(case_of("msg/s"), {"ours": [5], "floor": [10], "sdk": [1]}),
         make_row(case_of("us"), {"ours": [5], "floor": [0]}),
+        make_row(case_of("us"), {"ours": [5], "trio.SSLStream": [10]}),
         make_row(case_of("us"), {}),
     ]
     environment = Environment.describe(rounds=3, seconds=0.5)
     picture = ElementTree.fromstring(draw(Results(environment, rows)))
     space = "{http://www.w3.org/2000/svg}"
-    legend_and_background = 4
+    legend_and_background = 5
     bars = picture.findall(f"{space}rect")[legend_and_background:]
     widths = [float(bar.attrib["width"]) for bar in bars]
-    assert len(widths) == 5
+    assert len(widths) == 7
     # floor, ours, sdk: in the proportion of the values
     assert widths[0] == pytest.approx(2 * widths[1])
     assert widths[0] == pytest.approx(10 * widths[2])
+    assert widths[6] == pytest.approx(2 * widths[5])
     texts = [text.text for text in picture.findall(f"{space}text")]
-    assert texts.count("one-way tcp") == 2
+    assert texts.count("one-way tcp") == 3
+    assert "10  trio.SSLStream" in texts
     assert any("medians of 3 rounds" in (text or "") for text in texts)
 
 

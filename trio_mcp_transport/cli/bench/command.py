@@ -12,7 +12,7 @@ import msgspec
 from ...errors import ConfigurationError
 from ..running import ExitStatus, Shutdown
 from ..running import run as run_command
-from ..terminal import print_json, print_table, tell
+from ..terminal import print_json, print_table, print_text, tell
 from .plan import TRANSPORTS, WORKS, Case, plan
 from .progress import Progress
 from .results import Environment, Results, Row, describe_budget, is_met
@@ -103,6 +103,21 @@ def _print(cases: list[Case], results: Results, *, judge: bool) -> None:
     headers = ["work", "unit", "ours", "floor", "sdk", "ours/floor", "ours/sdk", "budget", "met"]
     rows = [_cells(case, row, judge) for case, row in zip(cases, results.rows, strict=True)]
     print_table(title, headers, rows)
+    if any(row.peers for row in results.rows):
+        print_text("")
+        _print_peers(cases, results)
+
+
+def _print_peers(cases: list[Case], results: Results) -> None:
+    """A table of its own: who they are differs from row to row."""
+    found = [
+        (case.label, row.unit, _number(row.ours), name, _number(value), _number(ratio))
+        for case, row in zip(cases, results.rows, strict=True)
+        for name, value in row.peers.items()
+        for ratio in [None if row.ours is None or not value else row.ours / value]
+    ]
+    headers = ["work", "unit", "ours", "beside", "theirs", "ours/theirs"]
+    print_table("Side by side", headers, found)
 
 
 def _cells(case: Case, row: Row, judge: bool) -> list[str]:

@@ -1,7 +1,8 @@
 """The floor: the same work over a bare Trio stream, with nothing around it.
 
 Lines are split, UTF-8 is checked, envelopes are decoded and encoded by msgspec; there are
-no limits, no bounds, no errors. A protocol cannot be faster on Trio in Python.
+no limits, no bounds, no errors. A protocol cannot be faster on Trio in Python. Over ``tls`` the
+stream is a `trio.SSLStream`, and the contestant has that name.
 """
 
 from __future__ import annotations
@@ -10,25 +11,30 @@ import os
 import subprocess
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
 
 import msgspec
 import trio
 from msgspec import UNSET, Raw, UnsetType
 
+from .certificates import client_context, server_context
 from .payloads import FIRST_ID, METHOD, params_of_size
 from .plan import BATCH_MESSAGES, Task
 from .processes import server_command, started_server, until_stdin_ends
 
 __all__ = [
     "Lines",
+    "answer",
     "client",
     "connect",
     "encode_notification",
     "encode_request",
     "pipelined_round_trips",
+    "port_of",
     "round_trips",
     "serve",
     "server_child",
+    "work_on",
 ]
 
 _READ_BYTES = 64 * 1024
@@ -116,20 +122,25 @@ async def client(task: Task) -> AsyncGenerator[Callable[[int], Awaitable[None]],
             yield work
         return
     async with _connected(task) as stream:
-        lines = Lines(stream)
-        params = params_of_size(task.payload_bytes)
-        works = {
-            "round-trip": round_trips,
-            "peer-round-trip": round_trips,
-            "one-way": _one_way,
-            "one-way-batched": _one_way_batched,
-        }
-        do_work = works[task.work]
+        yield work_on(stream, task)
 
-        async def work(count: int) -> None:
-            await do_work(lines, params, count)
 
-        yield work
+def work_on(stream: trio.abc.Stream, task: Task) -> Callable[[int], Awaitable[None]]:
+    """What does the task's work so many times, on a stream of lines."""
+    lines = Lines(stream)
+    params = params_of_size(task.payload_bytes)
+    works = {
+        "round-trip": round_trips,
+        "peer-round-trip": round_trips,
+        "one-way": _one_way,
+        "one-way-batched": _one_way_batched,
+    }
+    do_work = works[task.work]
+
+    async def work(count: int) -> None:
+        await do_work(lines, params, count)
+
+    return work
 
 
 async def round_trips(lines: Lines, params: object, count: int) -> None:
@@ -178,7 +189,10 @@ async def _connected(task: Task) -> AsyncGenerator[trio.abc.Stream, None]:
         async with server_child(task) as (stream, _):
             yield stream
         return
-    async with started_server(task) as (address, _), await connect(address) as stream:
+    async with (
+        started_server(task) as (address, _),
+        await connect(address, task.certificates) as stream,
+    ):
         yield stream
 
 
@@ -195,11 +209,28 @@ async def server_child(task: Task) -> AsyncGenerator[tuple[trio.abc.Stream, int]
     await process.wait()
 
 
-async def connect(address: str) -> trio.SocketStream:
-    """Connect to the endpoint that a server printed."""
-    if address.startswith("tcp:"):
-        return await trio.open_tcp_stream("127.0.0.1", int(address.rpartition(":")[2]))
-    return await trio.open_unix_socket(address.removeprefix("unix:"))
+def port_of(address: str) -> int:
+    """The port of a URL that a server printed."""
+    port = urlsplit(address).port
+    assert port is not None
+    return port
+
+
+async def connect(address: str, certificates: str) -> trio.abc.Stream:
+    """Connect to the endpoint that a server printed, encrypted if its scheme says so."""
+    if address.startswith("unix:"):
+        return await trio.open_unix_socket(address.removeprefix("unix:"))
+    stream = await trio.open_tcp_stream("127.0.0.1", port_of(address))
+    if not address.startswith(("tls:", "https:")):
+        return stream
+    encrypted = trio.SSLStream(
+        stream,
+        client_context(certificates),
+        server_hostname="127.0.0.1",
+        https_compatible=address.startswith("https:"),
+    )
+    await encrypted.do_handshake()
+    return encrypted
 
 
 async def serve(task: Task) -> None:
@@ -209,7 +240,7 @@ async def serve(task: Task) -> None:
             trio.lowlevel.FdStream(os.dup(1)), trio.lowlevel.FdStream(os.dup(0))
         )
         async with stream:
-            await _answer(stream)
+            await answer(stream)
         return
     if task.transport == "unix":
         listener_socket = trio.socket.socket(trio.socket.AF_UNIX)
@@ -218,23 +249,26 @@ async def serve(task: Task) -> None:
     else:
         listener_socket = trio.socket.socket()
         await listener_socket.bind(("127.0.0.1", 0))
-        address = f"tcp://127.0.0.1:{listener_socket.getsockname()[1]}"
+        address = f"{task.transport}://127.0.0.1:{listener_socket.getsockname()[1]}"
     listener_socket.listen()
-    listeners = [trio.SocketListener(listener_socket)]
+    listener: trio.abc.Listener[trio.abc.Stream] = trio.SocketListener(listener_socket)
+    if task.transport == "tls":
+        listener = trio.SSLListener(listener, server_context(task.certificates))
     async with trio.open_nursery() as nursery:
-        await nursery.start(trio.serve_listeners, _answer, listeners)
+        await nursery.start(trio.serve_listeners, answer, [listener])
         print(address, flush=True)  # ruff: ignore[print] (told to the measurer)
         await until_stdin_ends()
         nursery.cancel_scope.cancel()
 
 
-async def _answer(stream: trio.abc.Stream) -> None:
+async def answer(stream: trio.abc.Stream) -> None:
+    """Answer a connection's requests, take its notifications."""
     lines = Lines(stream)
     while messages := await lines.receive():
         for message in messages:
             if message.id is not UNSET:
-                answer = _Out("2.0", message.id, result=message.params)
-                await stream.send_all(_encode(answer) + b"\n")
+                result = _Out("2.0", message.id, result=message.params)
+                await stream.send_all(_encode(result) + b"\n")
 
 
 @asynccontextmanager
@@ -244,7 +278,7 @@ async def _memory_client(task: Task) -> AsyncGenerator[Callable[[int], Awaitable
     to_client, from_server = trio.open_memory_channel[_Out](64)
     params = params_of_size(task.payload_bytes)
 
-    async def answer() -> None:
+    async def respond() -> None:
         async for message in from_client:
             if message.id is not UNSET:
                 await to_client.send(_Out("2.0", message.id, result=message.params))
@@ -261,6 +295,6 @@ async def _memory_client(task: Task) -> AsyncGenerator[Callable[[int], Awaitable
         await from_server.receive()
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(answer)
+        nursery.start_soon(respond)
         with to_server:
             yield work

@@ -17,11 +17,12 @@ import trio
 from msgspec import UNSET, Raw, UnsetType
 
 from . import floor
+from .certificates import server_context
 from .payloads import FIRST_ID, METHOD, http_headers, http_params_of_size, listen_request
 from .plan import BATCH_MESSAGES, Task
 from .processes import started_server, until_stdin_ends
 
-__all__ = ["HttpClient", "client", "connect", "many", "open_idle_stream", "round_trips", "serve"]
+__all__ = ["HttpClient", "client", "many", "open_idle_stream", "round_trips", "serve"]
 
 _READ_BYTES = 64 * 1024
 
@@ -55,7 +56,7 @@ class _Answer(msgspec.Struct):
 class HttpClient:
     """One connection that is kept alive."""
 
-    def __init__(self, stream: trio.SocketStream, address: str) -> None:
+    def __init__(self, stream: trio.abc.Stream, address: str) -> None:
         self.stream = stream
         self._connection = h11.Connection(h11.CLIENT)
         self._target = address.rpartition("/")[2]
@@ -75,7 +76,7 @@ class HttpClient:
     async def _next_event(self) -> h11.Event:
         connection = self._connection
         while not isinstance(event := connection.next_event(), h11.Event):
-            connection.receive_data(await self.stream.receive_some(_READ_BYTES))
+            connection.receive_data(bytes(await self.stream.receive_some(_READ_BYTES)))
         return event
 
     async def body_parts(self) -> AsyncGenerator[bytes, None]:
@@ -102,7 +103,8 @@ async def client(task: Task) -> AsyncGenerator[Callable[[int], Awaitable[None]],
     async with started_server(task) as (address, _), AsyncExitStack() as stack:
         clients = []
         for _ in range(task.connections):
-            stream = await stack.enter_async_context(await connect(address))
+            connected = await floor.connect(address, task.certificates)
+            stream = await stack.enter_async_context(connected)
             clients.append(HttpClient(stream, address))
         params = http_params_of_size(task.payload_bytes)
         if task.work == "sse-stream":
@@ -130,12 +132,6 @@ async def many(works: Sequence[Callable[[int], Awaitable[None]]], count: int) ->
             nursery.start_soon(work, share)
 
 
-async def connect(address: str) -> trio.SocketStream:
-    """Connect to the server of an ``http:`` address."""
-    host, _, port = address.split("/")[2].rpartition(":")
-    return await trio.open_tcp_stream(host, int(port))
-
-
 async def round_trips(http: HttpClient, params: object, count: int) -> None:
     """Post a request, read its answer, and so on."""
     for number in range(FIRST_ID, FIRST_ID + count):
@@ -161,9 +157,9 @@ async def _sse_stream(http: HttpClient, count: int) -> None:
     assert seen == count + 1
 
 
-async def open_idle_stream(address: str) -> trio.SocketStream:
+async def open_idle_stream(address: str, certificates: str) -> trio.abc.Stream:
     """Open an event stream that stays; returns when its first event came."""
-    stream = await connect(address)
+    stream = await floor.connect(address, certificates)
     host = address.split("/")[2]
     await stream.send_all(listen_request(host, "/" + address.rpartition("/")[2]))
     received = bytearray()
@@ -186,26 +182,30 @@ async def serve(task: Task) -> None:
     port = listeners[0].socket.getsockname()[1]
     handler = _stream if task.work in {"sse-stream", "memory-idle"} else _answer
 
-    async def connection(stream: trio.SocketStream) -> None:
+    async def connection(stream: trio.abc.Stream) -> None:
         await _serve_connection(stream, handler)
 
+    listener: trio.abc.Listener[trio.abc.Stream] = listeners[0]
+    if task.transport == "https":
+        context = server_context(task.certificates)
+        listener = trio.SSLListener(listener, context, https_compatible=True)
     async with trio.open_nursery() as nursery:
-        await nursery.start(trio.serve_listeners, connection, listeners)
-        print(f"http://127.0.0.1:{port}/mcp", flush=True)  # ruff: ignore[print] (told to the measurer)
+        await nursery.start(trio.serve_listeners, connection, [listener])
+        print(f"{task.transport}://127.0.0.1:{port}/mcp", flush=True)  # ruff: ignore[print] (told to the measurer)
         await until_stdin_ends()
         nursery.cancel_scope.cancel()
 
 
-_Handler = Callable[[trio.SocketStream, h11.Connection, bytes], Awaitable[None]]
+_Handler = Callable[[trio.abc.Stream, h11.Connection, bytes], Awaitable[None]]
 
 
-async def _serve_connection(stream: trio.SocketStream, handler: _Handler) -> None:
+async def _serve_connection(stream: trio.abc.Stream, handler: _Handler) -> None:
     connection = h11.Connection(h11.SERVER)
     body: list[bytes] = []
     while True:
         event = connection.next_event()
         if event is h11.NEED_DATA:
-            connection.receive_data(await stream.receive_some(_READ_BYTES))
+            connection.receive_data(bytes(await stream.receive_some(_READ_BYTES)))
         elif isinstance(event, h11.Data):
             body.append(bytes(event.data))
         elif isinstance(event, h11.EndOfMessage):
@@ -216,7 +216,7 @@ async def _serve_connection(stream: trio.SocketStream, handler: _Handler) -> Non
             return
 
 
-async def _answer(stream: trio.SocketStream, connection: h11.Connection, body: bytes) -> None:
+async def _answer(stream: trio.abc.Stream, connection: h11.Connection, body: bytes) -> None:
     request = _decode(body)
     assert request.id is not UNSET
     answer = _encode(_Answer("2.0", request.id, request.params))
@@ -229,7 +229,7 @@ async def _answer(stream: trio.SocketStream, connection: h11.Connection, body: b
     await stream.send_all(b"".join(part or b"" for part in parts))
 
 
-async def _stream(stream: trio.SocketStream, connection: h11.Connection, body: bytes) -> None:
+async def _stream(stream: trio.abc.Stream, connection: h11.Connection, body: bytes) -> None:
     """Answer with events; for ever where it was not told how many."""
     request = _decode(body)
     assert request.id is not UNSET

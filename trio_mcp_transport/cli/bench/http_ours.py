@@ -23,9 +23,10 @@ from ... import (
     serve_channels,
     serve_peers,
 )
+from .certificates import client_options, server_options
 from .http_floor import many
 from .payloads import FIRST_ID, METHOD, http_params_of_size, params_of_size
-from .plan import BATCH_MESSAGES, IDLE_STREAMS, Task
+from .plan import BATCH_MESSAGES, ENCRYPTED, IDLE_STREAMS, Task
 from .processes import started_server, until_stdin_ends
 
 __all__ = ["client", "serve"]
@@ -49,6 +50,8 @@ class _Call(msgspec.Struct):
 async def client(task: Task) -> AsyncGenerator[Callable[[int], Awaitable[None]], None]:
     """Start the server and connect; gives what does the task's work so many times."""
     async with started_server(task) as (address, _), AsyncExitStack() as stack:
+        if task.transport in ENCRYPTED:
+            address += f"?{client_options(task)}"
         if task.work == "peer-round-trip":
             peer = await stack.enter_async_context(open_peer(address))
             params = params_of_size(task.payload_bytes)
@@ -103,7 +106,9 @@ async def serve(task: Task) -> None:
     """Serve what the task needs until stdin ends."""
     async with trio.open_nursery() as nursery:
         room = f"max_connections={_ROOM}&max_exchanges={_ROOM}"
-        endpoint = f"http://127.0.0.1:0/mcp?{room}"
+        if task.transport in ENCRYPTED:
+            room += f"&{server_options(task)}"
+        endpoint = f"{task.transport}://127.0.0.1:0/mcp?{room}"
         (address,) = await nursery.start(_serve_at, task, endpoint)
         print(address.partition("?")[0], flush=True)  # ruff: ignore[print] (told to the measurer)
         await until_stdin_ends()

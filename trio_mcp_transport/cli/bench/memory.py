@@ -11,9 +11,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import trio
 
-from . import floor, http_floor
+from . import floor, http_floor, websocket_peers
 from .payloads import http_params_of_size, params_of_size
-from .plan import Task
+from .plan import OVER_HTTP, WEBSOCKETS, Task
 from .processes import resident_bytes, started_server
 
 __all__ = ["bytes_per_idle_connection", "growth_in_bytes"]
@@ -33,10 +33,11 @@ async def bytes_per_idle_connection(task: Task) -> float:
     async with started_server(task) as (address, process_id), AsyncExitStack() as stack:
 
         async def open_one() -> None:
-            if task.transport == "http":
-                await stack.enter_async_context(await http_floor.open_idle_stream(address))
+            if task.transport in OVER_HTTP:
+                idle = await http_floor.open_idle_stream(address, task.certificates)
+                await stack.enter_async_context(idle)
                 return
-            stream = await floor.connect(address)
+            stream = await _connect(task, address)
             await stack.enter_async_context(stream)
             await floor.round_trips(floor.Lines(stream), params_of_size(task.payload_bytes), 1)
 
@@ -50,7 +51,7 @@ async def bytes_per_idle_connection(task: Task) -> float:
 
 async def growth_in_bytes(task: Task) -> float:
     """What a server's memory grows by while so many messages pass, both ways."""
-    if task.transport == "http":
+    if task.transport in OVER_HTTP:
         return await _growth_over_http(task)
     async with _server(task) as (stream, process_id):
         lines = floor.Lines(stream)
@@ -64,7 +65,7 @@ async def growth_in_bytes(task: Task) -> float:
 async def _growth_over_http(task: Task) -> float:
     async with (
         started_server(task) as (address, process_id),
-        await http_floor.connect(address) as stream,
+        await floor.connect(address, task.certificates) as stream,
     ):
         http = http_floor.HttpClient(stream, address)
         params = http_params_of_size(task.payload_bytes)
@@ -79,9 +80,15 @@ async def _server(task: Task) -> AsyncGenerator[tuple[trio.abc.Stream, int], Non
     if task.transport != "stdio":
         async with (
             started_server(task) as (address, process_id),
-            await floor.connect(address) as stream,
+            await _connect(task, address) as stream,
         ):
             yield stream, process_id
         return
     async with floor.server_child(task) as (stream, process_id):
         yield stream, process_id
+
+
+async def _connect(task: Task, address: str) -> trio.abc.Stream:
+    if task.transport in WEBSOCKETS:
+        return await websocket_peers.connect_bare(address, task.certificates)
+    return await floor.connect(address, task.certificates)

@@ -21,8 +21,9 @@ from ... import (
     serve_channels,
     serve_peers,
 )
+from .certificates import client_options, server_options
 from .payloads import FIRST_ID, METHOD, params_of_size
-from .plan import BATCH_MESSAGES, Task
+from .plan import BATCH_MESSAGES, ENCRYPTED, IDLE_CONNECTIONS, WEBSOCKETS, Task
 from .processes import server_command, started_server, until_stdin_ends
 
 __all__ = ["client", "serve"]
@@ -110,8 +111,11 @@ async def _connected(task: Task) -> AsyncGenerator[MessageChannel, None]:
         async with open_channel(child) as channel:
             yield channel
     else:
-        async with started_server(task) as (address, _), open_channel(address) as channel:
-            yield channel
+        async with started_server(task) as (address, _):
+            if task.transport in ENCRYPTED:
+                address += f"?{client_options(task)}"
+            async with open_channel(address) as channel:
+                yield channel
 
 
 async def serve(task: Task) -> None:
@@ -119,12 +123,22 @@ async def serve(task: Task) -> None:
     if task.transport == "stdio":
         await _serve_at(task, "stdio:")
         return
-    endpoint = f"unix:{task.address}" if task.transport == "unix" else "tcp://127.0.0.1:0"
     async with trio.open_nursery() as nursery:
-        (address,) = await nursery.start(_serve_at, task, endpoint)
-        print(address, flush=True)  # ruff: ignore[print] (told to the measurer)
+        (address,) = await nursery.start(_serve_at, task, _listening(task))
+        print(address.partition("?")[0], flush=True)  # ruff: ignore[print] (told to the measurer)
         await until_stdin_ends()
         nursery.cancel_scope.cancel()
+
+
+def _listening(task: Task) -> str:
+    """The endpoint at which a task's server listens."""
+    if task.transport == "unix":
+        return f"unix:{task.address}"
+    path = "/mcp" if task.transport in WEBSOCKETS else ""
+    options = [f"max_connections={2 * IDLE_CONNECTIONS}"]
+    if task.transport in ENCRYPTED:
+        options.append(server_options(task))
+    return f"{task.transport}://127.0.0.1:0{path}?{'&'.join(options)}"
 
 
 async def _serve_at(

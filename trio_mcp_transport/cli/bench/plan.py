@@ -10,10 +10,14 @@ Pure data. A case names a *work*, and every contestant does that same work:
 
 Over ``http`` the floor is bare h11 over a bare Trio stream, with the same bytes, and the SDK
 is its `Client` against its own server.
+
+What is encrypted, and WebSocket, is held against this package without that, in the same run,
+and stands beside what others make of the same work (`PEERS`).
 """
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from collections.abc import Sequence
 from typing import Literal, TypeAlias, get_args
@@ -23,7 +27,10 @@ import msgspec
 from ...installation import features
 
 __all__ = [
+    "ENCRYPTED",
+    "OVER_HTTP",
     "TRANSPORTS",
+    "WEBSOCKETS",
     "WORKS",
     "Budget",
     "Case",
@@ -33,7 +40,9 @@ __all__ = [
     "Unit",
     "Work",
     "higher_is_better",
+    "own_transport",
     "plan",
+    "takes_part",
 ]
 
 Work: TypeAlias = Literal[
@@ -47,12 +56,39 @@ Work: TypeAlias = Literal[
     "memory-growth",
     "import",
 ]
-Transport: TypeAlias = Literal["stdio", "unix", "tcp", "http", "memory", "none"]
-Contestant: TypeAlias = Literal["floor", "ours", "sdk"]
+Transport: TypeAlias = Literal[
+    "stdio", "unix", "tcp", "tls", "ws", "wss", "http", "https", "memory", "none"
+]
+#: ``own NAME`` is this package over another transport.
+Contestant: TypeAlias = Literal[
+    "floor",
+    "ours",
+    "sdk",
+    "own tcp",
+    "own ws",
+    "own http",
+    "trio.SSLStream",
+    "trio-websocket",
+    "websockets.trio",
+]
 Unit: TypeAlias = Literal["us", "ms", "msg/s", "MB/s", "KiB"]
 
 WORKS: tuple[Work, ...] = get_args(Work)
-TRANSPORTS: tuple[Transport, ...] = ("stdio", "unix", "tcp", "http", "memory")
+TRANSPORTS: tuple[Transport, ...] = tuple(name for name in get_args(Transport) if name != "none")
+#: Whose module must be there for a contestant to take part.
+_MODULES: dict[Contestant, str] = {
+    "sdk": "mcp",
+    "trio-websocket": "trio_websocket",
+    "websockets.trio": "websockets.trio",
+}
+#: Transports that encrypt: their servers need a certificate.
+ENCRYPTED: frozenset[Transport] = frozenset({"tls", "wss", "https"})
+#: Transports on which messages are in the frames of WebSocket.
+WEBSOCKETS: frozenset[Transport] = frozenset({"ws", "wss"})
+#: What a transport of the bench is to `Features.transports`, where that has another name.
+_UNDER = {"tls": "tcp", "ws": "websocket", "wss": "websocket", "https": "http"}
+#: What goes over HTTP/1.1, one exchange for each request.
+OVER_HTTP: frozenset[Transport] = frozenset({"http", "https"})
 
 #: What one JSON-RPC request of a tool call weighs.
 SMALL_BYTES = 150
@@ -70,8 +106,9 @@ GROWTH_EXCHANGES = 20_000
 FLAT_KIB = 256
 #: Of resident memory, for a connection that had one round trip and is idle.
 IDLE_KIB = 64
-#: The same for a stream of events.
+#: The same for a stream of events, and for an encrypted connection.
 IDLE_STREAM_KIB = 128
+IDLE_ENCRYPTED_KIB = 128
 
 
 class Budget(msgspec.Struct, frozen=True):
@@ -80,11 +117,14 @@ class Budget(msgspec.Struct, frozen=True):
     Attributes:
         to_floor: `ours` divided by `floor`.
         to_sdk: `ours` divided by `sdk`.
+        to_own: `ours` divided by this package over the transport that the case is held
+            against, see `Case.own`.
         absolute: `ours`, in the case's unit.
     """
 
     to_floor: float | None = None
     to_sdk: float | None = None
+    to_own: float | None = None
     absolute: float | None = None
 
 
@@ -113,6 +153,11 @@ class Case(msgspec.Struct, frozen=True):
     messages: int = 0
 
     @property
+    def own(self) -> Contestant | None:
+        """This package over the transport that the case is held against, if over any."""
+        return next((name for name in self.contestants if own_transport(name)), None)
+
+    @property
     def label(self) -> str:
         """The case in a few words."""
         size = " 1 MB" if self.payload_bytes == LARGE_BYTES else ""
@@ -131,6 +176,7 @@ class Task(msgspec.Struct, frozen=True):
         connections: To open, for ``memory-idle`` and ``many-clients``.
         messages: To send, for ``memory-growth``.
         address: Where to listen: a path for ``unix``.
+        certificates: The directory of the certificates, for what is encrypted.
     """
 
     role: Literal["measure", "serve"]
@@ -143,6 +189,7 @@ class Task(msgspec.Struct, frozen=True):
     connections: int = 1
     messages: int = 0
     address: str = ""
+    certificates: str = ""
 
 
 def higher_is_better(unit: Unit) -> bool:
@@ -166,47 +213,137 @@ def plan(only: Sequence[str] = (), *, quick: bool = False) -> list[Case]:
     ]
 
 
+def own_transport(contestant: Contestant) -> Transport | None:
+    """What ``own NAME`` is over; None for everybody else."""
+    for name in TRANSPORTS:
+        if contestant == f"own {name}":
+            return name
+    return None
+
+
+def takes_part(contestant: Contestant) -> bool:
+    """Whether what a contestant needs is installed."""
+    module = _MODULES.get(contestant)
+    if module is None:
+        return True
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package that it is part of
+        return False
+
+
+def _is_available(transport: Transport) -> bool:
+    here = features()
+    if transport in ENCRYPTED and not here.extras["tls"]:
+        return False
+    return here.transports[_UNDER.get(transport, transport)]
+
+
 def _all_cases(quick: bool) -> list[Case]:
-    idle = 20 if quick else IDLE_CONNECTIONS
-    growth = 1_000 if quick else GROWTH_MESSAGES
-    available = [name for name in TRANSPORTS if features().transports.get(name)]
+    available = [name for name in TRANSPORTS if _is_available(name)]
     cases = [case for transport in available for case in _timed_cases(transport)]
     if sys.platform == "linux":  # the memory of another process is read from /proc
-        for transport in available:
-            if transport != "memory":
-                messages = min(growth, GROWTH_EXCHANGES) if transport == "http" else growth
-                case = Case("memory-growth", transport, SMALL_BYTES, 1, "KiB", messages=messages)
-                cases.append(msgspec.structs.replace(case, budget=Budget(absolute=FLAT_KIB)))
-            if transport in {"unix", "tcp"}:
-                case = Case("memory-idle", transport, SMALL_BYTES, idle, "KiB")
-                cases.append(msgspec.structs.replace(case, budget=Budget(absolute=IDLE_KIB)))
-            if transport == "http":
-                streams = 20 if quick else IDLE_STREAMS
-                case = Case("memory-idle", transport, SMALL_BYTES, streams, "KiB")
-                cases.append(msgspec.structs.replace(case, budget=Budget(absolute=IDLE_STREAM_KIB)))
+        cases += [case for transport in available for case in _memory_cases(transport, quick)]
     cases.append(Case("import", "none", 0, 0, "ms", budget=Budget(to_floor=1.5)))
     return sorted(cases, key=lambda case: (WORKS.index(case.work), case.payload_bytes))
 
 
+def _memory_cases(transport: Transport, quick: bool) -> list[Case]:
+    if transport == "memory":
+        return []
+    growth = GROWTH_EXCHANGES if transport in OVER_HTTP else GROWTH_MESSAGES
+    who: tuple[Contestant, ...] = ("ours", *_PEERS.get(transport, ("floor",)))
+    flat = Budget(absolute=FLAT_KIB)
+    cases = [
+        Case(
+            "memory-growth",
+            transport,
+            SMALL_BYTES,
+            1,
+            "KiB",
+            who,
+            flat,
+            messages=1_000 if quick else growth,
+        )
+    ]
+    if transport == "stdio":
+        return cases
+    connections, most = IDLE_CONNECTIONS, IDLE_KIB
+    if transport in OVER_HTTP:
+        connections, most = IDLE_STREAMS, IDLE_STREAM_KIB
+    elif transport in ENCRYPTED:
+        most = IDLE_ENCRYPTED_KIB
+    if quick:
+        connections = 20
+    idle = Budget(absolute=most)
+    cases.append(Case("memory-idle", transport, SMALL_BYTES, connections, "KiB", who, idle))
+    return cases
+
+
+#: Who does the same work where there is no floor.
+_PEERS: dict[Transport, tuple[Contestant, ...]] = {
+    "tls": ("trio.SSLStream",),
+    "ws": ("trio-websocket", "websockets.trio"),
+    "wss": ("trio-websocket", "websockets.trio"),
+    "https": ("trio.SSLStream",),
+}
+#: What each is held against.
+_OWN: dict[Transport, Contestant] = {
+    "tls": "own tcp",
+    "ws": "own tcp",
+    "wss": "own ws",
+    "https": "own http",
+}
+
+
 def _timed_cases(transport: Transport) -> list[Case]:
-    small, large = SMALL_BYTES, LARGE_BYTES
     if transport == "memory":
         # Messages pass by reference: a budget against next to nothing would say nothing.
         return [
-            Case("round-trip", transport, small, 1, "us"),
-            Case("peer-round-trip", transport, small, 1, "us"),
-            Case("one-way", transport, small, 1, "msg/s"),
-            Case("one-way-batched", transport, small, 1, "msg/s"),
+            Case("round-trip", transport, SMALL_BYTES, 1, "us"),
+            Case("peer-round-trip", transport, SMALL_BYTES, 1, "us"),
+            Case("one-way", transport, SMALL_BYTES, 1, "msg/s"),
+            Case("one-way-batched", transport, SMALL_BYTES, 1, "msg/s"),
         ]
     if transport == "http":
         return _http_cases()
+    if transport == "https":
+        return _https_cases()
+    if transport in _OWN:
+        return _layered_cases(transport)
     who: tuple[Contestant, ...] = ("floor", "ours")
     if transport == "stdio":
         who += ("sdk",)
-    round_trip = Budget(to_floor=1.6)
-    peer = Budget(to_floor=2.2, to_sdk=0.4)
-    one_way = Budget(to_floor=0.4, to_sdk=25)
-    batched = Budget(to_floor=0.35)
+    return _stream_cases(
+        transport,
+        who,
+        round_trip=Budget(to_floor=1.6),
+        peer=Budget(to_floor=2.2, to_sdk=0.4),
+        one_way=Budget(to_floor=0.4, to_sdk=25),
+        batched=Budget(to_floor=0.35),
+    )
+
+
+def _layered_cases(transport: Transport) -> list[Case]:
+    """What lies over another transport of ours, and what that costs."""
+    who = ("ours", _OWN[transport], *_PEERS[transport])
+    slower = Budget(to_own=2)
+    rate = Budget(to_own=0.4)
+    if transport == "ws":
+        rate = Budget(absolute=40_000)
+    return _stream_cases(transport, who, round_trip=slower, peer=slower, one_way=rate, batched=rate)
+
+
+def _stream_cases(
+    transport: Transport,
+    who: tuple[Contestant, ...],
+    *,
+    round_trip: Budget,
+    peer: Budget,
+    one_way: Budget,
+    batched: Budget,
+) -> list[Case]:
+    small, large = SMALL_BYTES, LARGE_BYTES
     return [
         Case("round-trip", transport, small, 1, "us", who, round_trip),
         Case("peer-round-trip", transport, small, 1, "us", who, peer),
@@ -228,4 +365,17 @@ def _http_cases() -> list[Case]:
         Case("many-clients", http, small, HTTP_CLIENTS, "msg/s", who, Budget(to_floor=0.6)),
         Case("sse-stream", http, small, 1, "msg/s", who, Budget(absolute=100_000)),
         Case("round-trip", http, large, 1, "us", ("floor", "ours")),
+    ]
+
+
+def _https_cases() -> list[Case]:
+    small, large = SMALL_BYTES, LARGE_BYTES
+    https: Transport = "https"
+    who: tuple[Contestant, ...] = ("ours", _OWN[https], *_PEERS[https])
+    slower = Budget(to_own=2)
+    return [
+        Case("round-trip", https, small, 1, "us", who, slower),
+        Case("peer-round-trip", https, small, 1, "us", who, slower),
+        Case("many-clients", https, small, HTTP_CLIENTS, "msg/s", who, Budget(to_own=0.4)),
+        Case("round-trip", https, large, 1, "us", who),
     ]

@@ -51,21 +51,24 @@ def server_command(task: Task) -> list[str]:
     return _worker_command(msgspec.structs.replace(task, role="serve"))
 
 
-async def measure(task: Task, directory: str) -> float:
+async def measure(task: Task, directory: str, *, compile_anew: bool = True) -> float:
     """Let a fresh process do a task; return its value: seconds an operation, or bytes.
 
     If cancelled, the process is killed; its server sees that and ends.
 
     Args:
         task: What to do.
-        directory: Of the run: for sockets, and for compiled modules, which are the same
-            for all whatever is compiled elsewhere.
+        directory: Of the run: for sockets and compiled modules.
+        compile_anew: Whether modules are compiled for this run alone, so that what is
+            compiled elsewhere is the same for all, namely nothing.
 
     Raises:
         MeasurementFailed: It failed or hung.
     """
-    environment = dict(os.environ, PYTHONPYCACHEPREFIX=os.path.join(directory, "compiled"))
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    environment = dict(os.environ)
+    if compile_anew:
+        environment["PYTHONPYCACHEPREFIX"] = os.path.join(directory, "compiled")
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
     what = f"{task.contestant} {task.work} {task.transport}"
     if task.work == "import":
         return await _measure_import(task, environment, what)

@@ -14,6 +14,17 @@ from .plan import Case, Contestant, Transport, Unit, Work, higher_is_better
 
 __all__ = ["Environment", "Results", "Row", "describe_budget", "is_met", "make_row", "to_unit"]
 
+#: Those whose version matters to the values.
+_PACKAGES = (
+    "trio-mcp-transport",
+    "trio",
+    "msgspec",
+    "mcp",
+    "pyopenssl",
+    "wsproto",
+    "trio-websocket",
+    "websockets",
+)
 #: Values of each contestant of a case, in the case's unit, one for each round.
 Samples = Mapping[Contestant, Sequence[float]]
 
@@ -30,7 +41,8 @@ class Row(msgspec.Struct, frozen=True):
         ours: This package; the median of all rounds, as all values are.
         floor: The bare stream.
         sdk: The official Python SDK; None where it was not installed or cannot do it.
-        peers: Others on the same work, by name.
+        peers: Others on the same work, by name; among them this package over another
+            transport (``own tcp``), where the row is held against that.
         ratio_to_floor: `ours` divided by `floor`: for times and sizes better when lower,
             for rates better when higher. None where the floor is zero.
         ratio_to_sdk: `ours` divided by `sdk`, likewise.
@@ -92,7 +104,7 @@ def _usable_cpus() -> int | None:
 
 def _versions() -> dict[str, str]:
     found: dict[str, str] = {}
-    for name in ("trio-mcp-transport", "trio", "msgspec", "mcp"):
+    for name in _PACKAGES:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
@@ -128,7 +140,11 @@ def make_row(case: Case, samples: Samples) -> Row:
         ours=_rounded(ours),
         floor=_rounded(floor),
         sdk=_rounded(sdk),
-        peers={},
+        peers={
+            name: float(f"{value:.5g}")
+            for name, value in medians.items()
+            if name not in {"ours", "floor", "sdk"}
+        },
         ratio_to_floor=_ratio(ours, floor),
         ratio_to_sdk=_ratio(ours, sdk),
     )
@@ -144,8 +160,10 @@ def _ratio(ours: float | None, other: float | None) -> float | None:
 
 def is_met(case: Case, row: Row) -> bool | None:
     """Whether the case reached what it must; None when nothing of that was measured."""
+    own = None if case.own is None else row.peers.get(case.own)
     checks = [
         (case.budget.to_floor, row.ratio_to_floor),
+        (case.budget.to_own, _ratio(row.ours, own)),
         (case.budget.to_sdk, row.ratio_to_sdk),
         (case.budget.absolute, row.ours),
     ]
@@ -167,6 +185,8 @@ def describe_budget(case: Case) -> str:
         parts.append(f"{sign} {budget.to_floor:g} floor")
     if budget.to_sdk is not None and "sdk" in case.contestants:
         parts.append(f"{sign} {budget.to_sdk:g} sdk")
+    if budget.to_own is not None and case.own is not None:
+        parts.append(f"{sign} {budget.to_own:g} {case.own}")
     if budget.absolute is not None:
         parts.append(f"{sign} {budget.absolute:g} {case.unit}")
     return ", ".join(parts)

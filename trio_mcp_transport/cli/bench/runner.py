@@ -7,12 +7,12 @@ round goes through them backwards.
 
 from __future__ import annotations
 
-import importlib.util
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter
 
-from .plan import Case, Contestant, Task
+from ..cert import make_certificates
+from .plan import ENCRYPTED, Case, Contestant, Task, own_transport, takes_part
 from .processes import MeasurementFailed, measure
 from .results import Row, make_row, to_unit
 
@@ -53,9 +53,8 @@ class Run:
         self.seconds = _QUICK_SECONDS if quick else _SECONDS
         self._quick = quick
         self._on_progress = on_progress
-        has_sdk = importlib.util.find_spec("mcp") is not None
         self._contestants = {
-            case: [name for name in case.contestants if name != "sdk" or has_sdk] for case in cases
+            case: [name for name in case.contestants if takes_part(name)] for case in cases
         }
 
     @property
@@ -71,10 +70,13 @@ class Run:
         if not self._quick:
             _warm_up_processor()
         with tempfile.TemporaryDirectory(prefix="trio-mcp-bench-") as directory:
+            if any(case.transport in ENCRYPTED for case in self.cases):
+                make_certificates(directory)
             for done, (case, name) in enumerate(self._order()):
                 self._on_progress(done, f"{case.label}, {name}")
                 try:
-                    value = await measure(self._task(case, name), directory)
+                    task = self._task(case, name, directory)
+                    value = await measure(task, directory, compile_anew=not self._quick)
                 except MeasurementFailed as error:
                     self.failures.append(str(error))
                 else:
@@ -87,17 +89,19 @@ class Run:
                 for name in reversed(names) if round_number % 2 else names:
                     yield case, name
 
-    def _task(self, case: Case, contestant: Contestant) -> Task:
+    def _task(self, case: Case, contestant: Contestant, certificates: str) -> Task:
+        transport = own_transport(contestant)
         return Task(
             role="measure",
-            contestant=contestant,
+            contestant=contestant if transport is None else "ours",
             work=case.work,
-            transport=case.transport,
+            transport=transport or case.transport,
             payload_bytes=case.payload_bytes,
             seconds=self.seconds,
             warm_up=0 if self._quick else _WARM_UP_SECONDS,
             connections=case.connections,
             messages=case.messages,
+            certificates=certificates,
         )
 
 

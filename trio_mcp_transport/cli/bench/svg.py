@@ -11,8 +11,13 @@ __all__ = ["draw"]
 
 _WIDTH, _LABEL_WIDTH, _BAR_WIDTH = 900, 230, 460
 _BAR, _GAP, _TOP = 13, 12, 74
-_COLOURS = {"ours": "#2563eb", "floor": "#94a3b8", "sdk": "#f97316"}
-_NAMES = {"ours": "this package", "floor": "floor (bare Trio and msgspec)", "sdk": "official SDK"}
+_COLOURS = {"ours": "#2563eb", "floor": "#94a3b8", "sdk": "#f97316", "others": "#0d9488"}
+_NAMES = {
+    "ours": "this package",
+    "floor": "floor (bare Trio and msgspec)",
+    "sdk": "official SDK",
+    "others": "others, by name",
+}
 
 
 def draw(results: Results) -> str:
@@ -39,7 +44,7 @@ def draw(results: Results) -> str:
 
 
 def _values(row: Row) -> dict[str, float]:
-    found = {"floor": row.floor, "ours": row.ours, "sdk": row.sdk}
+    found = {"floor": row.floor, "ours": row.ours, "sdk": row.sdk, **row.peers}
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -56,7 +61,7 @@ def _draw_row(row: Row, values: dict[str, float], top: int) -> list[str]:
         width = max(value / largest * _BAR_WIDTH, 1.0)
         lines += [
             _rectangle(_LABEL_WIDTH, top, width, _BAR - 2, name),
-            _text(_LABEL_WIDTH + width + 6, top + 10, _number(value), "small"),
+            _text(_LABEL_WIDTH + width + 6, top + 10, _caption(name, value), "small"),
         ]
         top += _BAR
     return lines
@@ -86,13 +91,17 @@ def _environment(environment: Environment) -> str:
 
 
 def _rectangle(x: float, y: float, width: float, height: float, name: str) -> str:
-    colour = _COLOURS[name]
+    colour = _COLOURS.get(name, _COLOURS["others"])
     return f'<rect x="{x}" y="{y}" width="{width:.1f}" height="{height}" fill="{colour}"/>'
 
 
 def _text(x: float, y: float, text: str, style: str = "") -> str:
     attribute = f' class="{style}"' if style else ""
     return f'<text x="{x:.0f}" y="{y:.0f}"{attribute}>{escape(text)}</text>'
+
+
+def _caption(name: str, value: float) -> str:
+    return _number(value) if name in _COLOURS else f"{_number(value)}  {name}"
 
 
 def _number(value: float) -> str:

@@ -15,7 +15,7 @@ import msgspec
 import trio
 
 from . import memory
-from .plan import Task
+from .plan import OVER_HTTP, Task
 from .timing import seconds_per_operation
 
 Work = Callable[[int], Awaitable[None]]
@@ -31,7 +31,11 @@ class _Side(Protocol):
 
 def _side(task: Task) -> _Side:
     """The contestant's module; each process imports only the one it needs."""
-    over_http = task.transport == "http"
+    over_http = task.transport in OVER_HTTP
+    if task.contestant in {"trio-websocket", "websockets.trio"}:
+        from . import websocket_peers
+
+        return websocket_peers
     if task.contestant == "sdk":
         if over_http:
             from . import http_sdk
