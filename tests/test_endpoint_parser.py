@@ -285,12 +285,12 @@ def test_an_endpoint_is_returned_as_it_is() -> None:
 
 BAD: list[tuple[object, str | None, str]] = [
     # What is written, with which transport named, and what the error says.
-    ("", None, "an endpoint starts with its scheme (http, https, memory, sse+http, "),
+    ("", None, "an endpoint starts with its scheme (http, https, memory, shm, sse+http, "),
     ("localhost", None, "a key=value list needs its transport named"),
     ("127.0.0.1:80", None, "an endpoint starts with its scheme"),
     (5, None, "not int"),
-    ("shm://h", None, "no transport is called 'shm' (there are: http, https, memory, sse+http, "),
-    ("a=1", "shm", "no transport is called 'shm' (there are: http, https, memory, "),
+    ("post://h", None, "no transport is called 'post' (there are: http, https, memory, shm, "),
+    ("a=1", "post", "no transport is called 'post' (there are: http, https, memory, "),
     ("tcp://h:1", "unix", "the endpoint is of tcp, but unix was asked for"),
     (TcpEndpoint("h", 1), "unix", "the endpoint is of tcp, but unix was asked for"),
     # stdio and child processes
@@ -388,10 +388,10 @@ BAD: list[tuple[object, str | None, str]] = [
     ("{" * 100_000, None, "the endpoint starts as JSON, but: "),
     ({1: 2}, None, "the keys of the mapping must be strings"),
     ({"type": 5}, None, "type must be a string"),
-    ({"type": "shm"}, None, "no transport is called 'shm'"),
+    ({"type": "post"}, None, "no transport is called 'post'"),
     ({"type": "tcp", "command": "a"}, None, "unknown option 'command' of a tcp endpoint"),
     ({"type": "stdio", "url": "tcp://h:1"}, None, "the endpoint is of tcp, but stdio was asked"),
-    ({"url": "shm://h"}, None, "no transport is called 'shm' (there are: http, https, memory"),
+    ({"url": "post://h"}, None, "no transport is called 'post' (there are: http, https, memory"),
     ({"type": "http", "url": "tcp://h:1"}, None, "the endpoint is of tcp, but http was asked"),
     ({"url": "tcp://h:1"}, "unix", "the endpoint is of tcp, but unix was asked for"),
     ({"url": "h"}, None, "url must start with its scheme and a colon"),

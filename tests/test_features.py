@@ -71,6 +71,7 @@ def test_every_transport_of_this_release_is_told() -> None:
         "http",
         "websocket",
         "unix",
+        "shm",
     }
 
 

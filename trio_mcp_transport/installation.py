@@ -69,6 +69,7 @@ def features() -> Features:
             "http": True,
             "websocket": True,
             "unix": hasattr(socket, "AF_UNIX"),
+            "shm": hasattr(os, "memfd_create") and hasattr(socket, "SO_PEERCRED"),
         }),
         abstract_sockets=linux,
         peer_credentials=hasattr(socket, "SO_PEERCRED"),

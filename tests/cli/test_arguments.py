@@ -56,8 +56,8 @@ def test_every_command_has_a_help(name: str, capsys: pytest.CaptureFixture[str])
     [
         ([], "name a command"),
         (["fly"], "invalid choice: 'fly'"),
-        (["serve", "--listen", "shm://x"], "no transport is called 'shm'"),
-        (["serve", "--transport=shm"], "there is no 'shm', only: http, https, memory, "),
+        (["serve", "--listen", "post://x"], "no transport is called 'post'"),
+        (["serve", "--transport=post"], "there is no 'post', only: http, https, memory, "),
         (["call", "--transport=https"], "an endpoint must be given, too"),
         (["serve", "--listen", "http://0.0.0.0:1"], "auth=bearer asks for a token, --allow-un"),
         (["serve", "--listen", "http://h:1", "--listen", "http://h:1/b"], "is given twice"),

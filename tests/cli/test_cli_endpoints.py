@@ -11,6 +11,7 @@ from trio_mcp_transport import (
     ChannelOptions,
     ConfigurationError,
     Endpoint,
+    ShmEndpoint,
     StdioEndpoint,
     TcpEndpoint,
     UnixEndpoint,
@@ -52,6 +53,51 @@ def test_flags_beat_the_environment_and_that_beats_the_default(
     transport: str | None, stdiocfg: str | None, environ: dict[str, str], expected: Endpoint
 ) -> None:
     assert chosen_by_flags(transport, stdiocfg, environ) == expected
+
+
+@pytest.mark.parametrize(
+    ("transport", "channel", "expected"),
+    [
+        ("shm", None, ShmEndpoint(name="mcp-shm")),
+        ("shm", "a", ShmEndpoint(name="a")),
+        (None, "a", ShmEndpoint(name="a")),
+        (None, "a?maxSize=100", ShmEndpoint(name="a", max_size=100)),
+    ],
+)
+def test_a_channel_of_shared_memory_is_named_by_a_flag(
+    transport: str | None, channel: str | None, expected: Endpoint
+) -> None:
+    assert chosen_by_flags(transport, None, {"TRANSPORT": "tcp"}, channel) == expected
+    (listening,) = listening_endpoints([], transport, None, {}, channel)
+    assert listening.target() == expected.target()
+    assert listening.options == DETECT
+
+
+@pytest.mark.parametrize(
+    ("transport", "stdiocfg", "channel", "says"),
+    [
+        ("tcp", None, "a", "--channel is for shared memory, not for --transport=tcp"),
+        (None, "timeout_ms=1", "a", "--channel is for shared memory, not for --stdiocfg"),
+        ("shm", "timeout_ms=1", None, "--stdiocfg says nothing about shm"),
+        ("shm", None, "a/b", "--channel: .*"),
+    ],
+)
+def test_a_channel_that_makes_no_sense_is_refused(
+    transport: str, stdiocfg: str | None, channel: str | None, says: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        chosen_by_flags(transport, stdiocfg, {}, channel)
+
+
+def test_a_channel_beside_listen_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="--channel and --listen"):
+        listening_endpoints(["shm://a"], None, None, {}, "b")
+
+
+def test_one_channel_cannot_be_listened_at_twice() -> None:
+    with pytest.raises(ConfigurationError, match="given twice"):
+        listening_endpoints(["shm://a", "shm://a?maxSize=5"], None, None, {})
+    assert len(listening_endpoints(["shm://a", "shm://a?directory=/x"], None, None, {})) == 2
 
 
 def test_without_a_framing_the_clients_is_found_out() -> None:

@@ -45,8 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "Exit status: 0 with the result on stdout, 1 with an error of the server or the"
         " transport on stderr, 2 for a wrong command line. ENDPOINT is left out after --url,"
-        " --transport and --stdiocfg. With own stdin and stdout as the transport the result"
-        " goes to stderr."
+        " --transport, --stdiocfg and --channel. With own stdin and stdout as the transport the"
+        " result goes to stderr."
     )
     parser.add_argument(
         "words",
@@ -110,10 +110,13 @@ def _endpoint(
     if arguments.url is not None:
         if arguments.stdiocfg is not None:
             raise ConfigurationError("--stdiocfg and --url: give stdio's options in --url")
+        if arguments.channel is not None:
+            raise ConfigurationError("--channel and --url: give it in --url=shm://NAME")
         return read_endpoint_argument("--url", arguments.url, arguments.transport), words
-    flags = (arguments.transport, arguments.stdiocfg)
-    if flags != (None, None) or (not words and os.environ.get("TRANSPORT")):
-        return chosen_by_flags(*flags, os.environ), words
+    transport, stdiocfg, channel = arguments.transport, arguments.stdiocfg, arguments.channel
+    chosen = (transport, stdiocfg, channel) != (None, None, None)
+    if chosen or (not words and os.environ.get("TRANSPORT")):
+        return chosen_by_flags(transport, stdiocfg, os.environ, channel), words
     if not words:
         raise ConfigurationError("name an ENDPOINT, such as http://127.0.0.1:9000/mcp")
     return read_endpoint_argument("ENDPOINT", words[0]), words[1:]

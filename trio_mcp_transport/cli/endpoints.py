@@ -24,7 +24,10 @@ from ..endpoints import (
     UnixEndpoint,
 )
 from ..errors import ConfigurationError
-from ..http_endpoints import HttpEndpoint
+from ..registry import uses_tls
+from ..web_endpoints import WebEndpoint
+from .tls import demands_certificate
+from ..shm_endpoints import DEFAULT_CHANNEL_NAME, ShmEndpoint
 
 __all__ = [
     "add_drain",
@@ -40,20 +43,25 @@ __all__ = [
 ]
 
 #: What has an address even if none is given, see `endpoint_from_environment`.
-_TRANSPORTS_WITH_DEFAULTS = {"http", "stdio", "tcp", "unix"}
+_TRANSPORTS_WITH_DEFAULTS = {"http", "stdio", "tcp", "tls", "unix", "websocket"}
 
 
 def add_transport_flags(parser: argparse.ArgumentParser) -> None:
-    """Add ``--transport`` and ``--stdiocfg``, which `serve` and `call` both have."""
+    """Add ``--transport``, ``--stdiocfg`` and ``--channel``, which `serve` and `call` both have."""
     parser.add_argument(
         "--transport",
         metavar="NAME",
-        help="the transport: stdio, http, tcp or unix; also how a key=value list is read",
+        help="the transport: stdio, http, tcp, unix or shm; also how a key=value list is read",
     )
     parser.add_argument(
         "--stdiocfg",
         metavar="LIST",
         help="options of own stdin and stdout: timeout_ms=30000;idle_read_timeout_ms=200;...",
+    )
+    parser.add_argument(
+        "--channel",
+        metavar="NAME",
+        help=f"the channel of shared memory (default with --transport=shm: {DEFAULT_CHANNEL_NAME})",
     )
 
 
@@ -78,7 +86,7 @@ def with_headers(endpoint: Endpoint, given: Sequence[str]) -> Endpoint:
     """
     if not given:
         return endpoint
-    if not isinstance(endpoint, HttpEndpoint):
+    if not isinstance(endpoint, WebEndpoint):
         raise ConfigurationError(f"--header is for HTTP, not for {endpoint.label}")
     headers = {name.lower(): (name, value) for name, value in endpoint.headers.items()}
     for line in _header_lines(given):
@@ -141,16 +149,30 @@ def read_endpoint_argument(name: str, text: str, transport: str | None = None) -
 
 
 def chosen_by_flags(
-    transport: str | None, stdiocfg: str | None, environ: Mapping[str, str]
+    transport: str | None,
+    stdiocfg: str | None,
+    environ: Mapping[str, str],
+    channel: str | None = None,
 ) -> Endpoint:
-    """The endpoint that ``--transport`` and ``--stdiocfg`` name, or else the environment.
+    """The endpoint that these flags name, or else the environment.
+
+    Args:
+        transport: Of ``--transport``.
+        stdiocfg: Of ``--stdiocfg``.
+        environ: The environment.
+        channel: Of ``--channel``.
 
     Raises:
         ConfigurationError: A flag or a variable is wrong; the text names it.
     """
-    if transport is not None and transport not in transport_names():
+    if transport is not None and transport not in {"websocket", *transport_names()}:
         known = ", ".join(transport_names())
         raise ConfigurationError(f"--transport: there is no {transport!r}, only: {known}")
+    if channel is not None and (stdiocfg is not None or transport not in {None, "shm"}):
+        other = "--stdiocfg" if stdiocfg is not None else f"--transport={transport}"
+        raise ConfigurationError(f"--channel is for shared memory, not for {other}")
+    if channel is not None or (transport == "shm" and stdiocfg is None):
+        return read_endpoint_argument("--channel", channel or DEFAULT_CHANNEL_NAME, "shm")
     if stdiocfg is not None:
         if transport not in {None, "stdio"}:
             raise ConfigurationError(f"--stdiocfg says nothing about {transport}")
@@ -170,6 +192,7 @@ def listening_endpoints(
     transport: str | None,
     stdiocfg: str | None,
     environ: Mapping[str, str],
+    channel: str | None = None,
 ) -> list[Endpoint]:
     """Where `serve` listens. Without any flag that is own stdin and stdout.
 
@@ -180,10 +203,12 @@ def listening_endpoints(
     """
     if listen and stdiocfg is not None:
         raise ConfigurationError("--stdiocfg and --listen: give stdio's options in --listen")
+    if listen and channel is not None:
+        raise ConfigurationError("--channel and --listen: give it in --listen shm://NAME")
     if listen:
         found = [read_endpoint_argument("--listen", text, transport) for text in listen]
     else:
-        found = [chosen_by_flags(transport, stdiocfg, environ)]
+        found = [chosen_by_flags(transport, stdiocfg, environ, channel)]
     for endpoint in found:
         if isinstance(endpoint, ProcessEndpoint):
             raise ConfigurationError(
@@ -213,14 +238,14 @@ def with_admission(
         return list(endpoints)
     found: list[Endpoint] = []
     for endpoint in endpoints:
-        if isinstance(endpoint, HttpEndpoint):
+        if isinstance(endpoint, WebEndpoint):
             endpoint = msgspec.structs.replace(
                 endpoint,
                 allowed_origins=(*endpoint.allowed_origins, *origins),
                 allowed_hosts=(*endpoint.allowed_hosts, *hosts),
             )
         found.append(endpoint)
-    if not any(isinstance(endpoint, HttpEndpoint) for endpoint in found):
+    if not any(isinstance(endpoint, WebEndpoint) for endpoint in found):
         raise ConfigurationError("--allow-origin and --allow-host are for HTTP endpoints")
     return found
 
@@ -230,8 +255,10 @@ def _place(endpoint: Endpoint) -> object:
     match endpoint:
         case StdioEndpoint():
             return "stdio"
-        case TcpEndpoint(host=host, port=port) | HttpEndpoint(host=host, port=port) if port:
+        case TcpEndpoint(host=host, port=port) | WebEndpoint(host=host, port=port) if port:
             return host, port
+        case ShmEndpoint(name=name, directory=directory):
+            return directory, name
         case UnixEndpoint(path=path):
             return path if path.startswith("@") else os.path.abspath(path)
     return None
@@ -240,7 +267,7 @@ def _place(endpoint: Endpoint) -> object:
 def detecting(endpoint: Endpoint) -> Endpoint:
     """The endpoint with its client's framing found out, unless it names another one."""
     options = endpoint.options
-    if options.framing != "newline" or isinstance(endpoint, HttpEndpoint):
+    if options.framing != "newline" or isinstance(endpoint, WebEndpoint):
         return endpoint
     return msgspec.structs.replace(
         endpoint, options=msgspec.structs.replace(options, framing="detect")
@@ -250,25 +277,28 @@ def detecting(endpoint: Endpoint) -> Endpoint:
 def check_authenticated(endpoints: Sequence[Endpoint]) -> None:
     """Refuse to listen where strangers could connect.
 
-    Own streams and Unix sockets have the operating system's permissions, and HTTP can ask
-    for a token.
+    Own streams and Unix sockets have the operating system's permissions, HTTP and WebSocket
+    can ask for a token, and TLS for a certificate.
 
     Raises:
         ConfigurationError: One is a TCP address that is not known to be loopback, and
-            wants no token.
+            wants neither.
     """
     for endpoint in endpoints:
-        if isinstance(endpoint, HttpEndpoint) and endpoint.bearer_token is not None:
+        if isinstance(endpoint, WebEndpoint) and endpoint.bearer_token is not None:
             continue
-        if isinstance(endpoint, TcpEndpoint | HttpEndpoint) and not _is_loopback(endpoint):
-            hint = "auth=bearer asks for a token, " * isinstance(endpoint, HttpEndpoint)
+        if demands_certificate(endpoint):
+            continue
+        if isinstance(endpoint, TcpEndpoint | WebEndpoint) and not _is_loopback(endpoint):
+            hint = "auth=bearer asks for a token, " * isinstance(endpoint, WebEndpoint)
+            hint += "--client-ca for a certificate, " * uses_tls(endpoint)
             raise ConfigurationError(
                 f"--listen {endpoint}: everybody who reaches this address could connect, as"
                 f" nobody has to prove who they are; {hint}--allow-unauthenticated permits that"
             )
 
 
-def _is_loopback(endpoint: TcpEndpoint | HttpEndpoint) -> bool:
+def _is_loopback(endpoint: TcpEndpoint | WebEndpoint) -> bool:
     """Whether all that `listen` would bind is loopback; it asks the system just as that does."""
     try:
         endpoint.host.encode("ascii")  # else it depends on who encodes the name

@@ -40,6 +40,7 @@ from .endpoints import (
 from .running import ExitStatus, Shutdown
 from .running import run as run_command
 from .terminal import StdoutClosed, tell
+from .tls import add_tls_flags, group_by_tls, reload_on_hangup, with_tls
 
 __all__ = ["add_arguments", "run"]
 
@@ -60,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "COMMAND is a stdio MCP server. It inherits this environment. A client's first bytes"
         " tell whether it speaks newlines or Content-Length, unless the endpoint says"
         " framing=. SIGINT and SIGTERM let work that has begun finish; a second one aborts."
+        " With TLS, SIGHUP reads the certificates again, which also happens by itself."
     )
     parser.add_argument(
         "--listen",
@@ -70,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " MCP_STDIO_CONFIG and MCP_STDIOTRANSPORT_TIMEOUT_MS say)",
     )
     add_transport_flags(parser)
+    add_tls_flags(parser)
     parser.add_argument(
         "--max-children",
         type=int,
@@ -116,9 +119,14 @@ def run(arguments: argparse.Namespace) -> int:
         TransportError: An endpoint cannot be listened at, or own stdio failed.
     """
     endpoints = listening_endpoints(
-        arguments.listen, arguments.transport, arguments.stdiocfg, os.environ
+        arguments.listen,
+        arguments.transport,
+        arguments.stdiocfg,
+        os.environ,
+        arguments.channel,
     )
     endpoints = with_admission(endpoints, arguments.allow_origin, arguments.allow_host)
+    endpoints = with_tls(endpoints, arguments.tls_cert, arguments.tls_key, arguments.client_ca)
     if not arguments.allow_unauthenticated:
         check_authenticated(endpoints)
     command: tuple[str, ...] | None = arguments.child_command
@@ -188,26 +196,35 @@ async def _serve(
         if probing.cancelled_caught:
             return ExitStatus.OK
     schema = None if gateway is None else gateway.header_schema
+    groups = group_by_tls(endpoints)
+    servers = [group.server for group in groups if group.server is not None]
     async with trio.open_nursery() as around:
         if gateway is not None:
             await around.start(gateway.run)
+        # Without TLS a hangup ends the process, as it always does.
+        hangups = await around.start(reload_on_hangup, servers) if servers else None
         async with trio.open_nursery() as nursery:
-            bound: list[str] = await nursery.start(
-                partial(
-                    serve_channels,
-                    serve_one,
-                    *endpoints,
-                    stop=shutdown.requested,
-                    drain=drain + _CLOSING_SECONDS,
-                    http="exchange" if gateway is None else "session",
-                    header_schema=schema,
-                    told_revisions=() if gateway is None else gateway.told_revisions,
+            bound: list[str] = []
+            for group in groups:
+                bound += await nursery.start(
+                    partial(
+                        serve_channels,
+                        serve_one,
+                        *group.endpoints,
+                        tls=group.server,
+                        stop=shutdown.requested,
+                        drain=drain + _CLOSING_SECONDS,
+                        http="exchange" if gateway is None else "session",
+                        header_schema=schema,
+                        told_revisions=() if gateway is None else gateway.told_revisions,
+                    )
                 )
-            )
             for endpoint in bound:
                 tell(f"listening on {endpoint}")
         if gateway is not None:
             gateway.stop()
+        if hangups is not None:
+            hangups.cancel()
     return ExitStatus.OK
 
 
