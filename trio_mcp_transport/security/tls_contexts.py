@@ -202,8 +202,6 @@ class TlsClient(_Side):
         Raises:
             ConfigurationError: The name is none that a certificate could be for.
         """
-        from service_identity.hazmat import DNS_ID
-
         from . import tls_engine
 
         self._refresh()
@@ -213,10 +211,7 @@ class TlsClient(_Side):
         name = name.partition("%")[0].strip("[]") if ":" in name else name.removesuffix(".")
         server_name: bytes | None = None
         if not is_ip_address(name):  # RFC 6066, section 3: addresses are not asked for
-            try:
-                server_name = DNS_ID(name).hostname
-            except (ValueError, TypeError) as error:
-                raise ConfigurationError(f"{name!r} is no host name") from error
+            server_name = tls_engine.encode_name(name)
         kept = self._take((host, port))
         verification = Verification(state.policy, name)
         connection = tls_engine.client_connection(

@@ -18,6 +18,7 @@ from typing import Final
 
 from cryptography import x509
 from OpenSSL import SSL, crypto
+from service_identity.hazmat import DNS_ID
 
 from ..abc import ChannelEvent, EventHandler
 from ..errors import ConfigurationError, TlsHandshakeFailed
@@ -27,7 +28,13 @@ from .staples import StapleSource
 from .tls_certificates import Identity, host_names, load_authorities
 from .tls_verification import Policy, Verification
 
-__all__ = ["client_connection", "client_context", "server_connection", "server_contexts"]
+__all__ = [
+    "client_connection",
+    "client_context",
+    "encode_name",
+    "server_connection",
+    "server_contexts",
+]
 
 #: TLS 1.2: only ephemeral elliptic-curve key exchange with authenticated encryption, and
 #: security level 2 (112 bits: RSA from 2048, no SHA-1 signatures).
@@ -61,6 +68,18 @@ def client_context(settings: TlsSettings, identity: Identity | None, policy: Pol
     if not settings.session_resumption:
         context.set_options(SSL.OP_NO_TICKET)
     return context
+
+
+def encode_name(name: str) -> bytes:
+    """A host name as it is asked for, and as certificates have it: A-labels, in lower case.
+
+    Raises:
+        ConfigurationError: It is no host name.
+    """
+    try:
+        return DNS_ID(name).hostname
+    except (ValueError, TypeError) as error:
+        raise ConfigurationError(f"{name!r} is no host name") from error
 
 
 def client_connection(
