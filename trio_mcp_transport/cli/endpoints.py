@@ -25,9 +25,9 @@ from ..endpoints import (
 )
 from ..errors import ConfigurationError
 from ..registry import uses_tls
+from ..shm_endpoints import DEFAULT_CHANNEL_NAME, ShmEndpoint
 from ..web_endpoints import WebEndpoint
 from .tls import demands_certificate
-from ..shm_endpoints import DEFAULT_CHANNEL_NAME, ShmEndpoint
 
 __all__ = [
     "add_drain",
@@ -51,7 +51,8 @@ def add_transport_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--transport",
         metavar="NAME",
-        help="the transport: stdio, http, tcp, unix or shm; also how a key=value list is read",
+        help="the transport: stdio, http, tcp, tls, unix, websocket or shm; also how a key=value"
+        " list is read",
     )
     parser.add_argument(
         "--stdiocfg",
