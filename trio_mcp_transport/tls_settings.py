@@ -234,6 +234,11 @@ class TlsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         """Whether there is an own certificate."""
         return self.cert_file is not None or self.cert_pem is not None
 
+    @property
+    def names_authorities(self) -> bool:
+        """Whether it says whom to trust; a client trusts the system's authorities if not."""
+        return any(getattr(self, name) is not None for name in _TRUST)
+
     # -- As text ---------------------------------------------------------------------
 
     def __rich_repr__(self) -> list[tuple[str, object]]:

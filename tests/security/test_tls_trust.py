@@ -116,6 +116,7 @@ def test_the_system_does_not_trust_a_throw_away_authority(tls_files: TlsFiles) -
     assert isinstance(error, CertificateError)
     assert error.check == "untrusted"
     assert "CN=Throw-away authority" in str(error)
+    assert "without ca_file only the system's authorities are trusted" in str(error)
 
 
 def test_the_systems_authorities_are_those_that_openssl_finds(

@@ -188,6 +188,7 @@ def verification(
     policy = Policy(
         is_server=False,
         verify_hostname=True,
+        trusts_system=False,
         pins=pins,
         staples=staples,
         transparency=None,

@@ -142,6 +142,7 @@ class _Side:
         return Policy(
             is_server=is_server,
             verify_hostname=settings.verify_hostname,
+            trusts_system=not settings.names_authorities,
             pins=pins,
             staples=staples,
             transparency=transparency,

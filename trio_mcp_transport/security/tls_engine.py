@@ -53,8 +53,8 @@ def client_context(settings: TlsSettings, identity: Identity | None, policy: Pol
         ConfigurationError: OpenSSL refuses something, or a file cannot be read.
     """
     context = _context(SSL.TLS_CLIENT_METHOD, settings, policy.on_event)
-    authorities = _trust(context, settings)
-    if not authorities and settings.ca_path is None:
+    _trust(context, settings)
+    if not settings.names_authorities:
         context.set_default_verify_paths()
     if identity is not None:
         _use(context, identity)
@@ -219,7 +219,7 @@ def _trust(context: SSL.Context, settings: TlsSettings) -> list[x509.Certificate
         raise ConfigurationError(
             f"ca_file, ca_path: OpenSSL refuses it: {_reason(error)}"
         ) from None
-    if authorities or settings.ca_path is not None:
+    if settings.names_authorities:
         # Whoever names an intermediate, or the server's own certificate, trusts just that.
         store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
     return authorities

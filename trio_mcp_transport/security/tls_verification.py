@@ -67,6 +67,7 @@ class Policy(NamedTuple):
     Attributes:
         is_server: Whether the peers are clients.
         verify_hostname: Whether the certificate must be for the name.
+        trusts_system: Whether the system's authorities are trusted, as none were named.
         pins: The keys that the peer may have, or None for any.
         staples: What is demanded of staples; None where none are asked for.
         transparency: In which logs the certificate must be; None where that is no matter.
@@ -76,6 +77,7 @@ class Policy(NamedTuple):
 
     is_server: bool
     verify_hostname: bool
+    trusts_system: bool
     pins: PinPolicy | None
     staples: StaplePolicy | None
     transparency: TransparencyPolicy | None
@@ -273,6 +275,8 @@ class Verification:
             reason = _REASONS.get(code, f"OpenSSL refuses it (X509 error {code})")
         if check == "self-signed" and code == 19:
             check = "untrusted"
+        if check in {"self-signed", "untrusted"} and self._policy.trusts_system:
+            reason += "; without ca_file only the system's authorities are trusted"
         subject = certificate.subject.rfc4514_string() if depth else ""
         raise self._refusal(check, reason, depth, of=subject)
 
