@@ -1,6 +1,7 @@
-"""What has come and was not received yet: one queue for all exchanges, bounded in bytes.
+"""What has come and was not received yet: one queue, bounded in bytes.
 
-Used by `HttpClientChannel`. Exchanges put what they read; whoever finds no room waits in
+Used by `HttpClientChannel`, for all its exchanges, and by `WebSocketChannel`. They put what
+they read; whoever finds no room waits in
 line, which keeps its exchange from reading on, and so its server from sending on. If the
 application takes nothing for `inbox_stall_timeout` meanwhile, that is the channel's end:
 without it a forgotten channel would hold all its connections for ever.
@@ -24,7 +25,7 @@ Sized = tuple[Message, int]
 
 
 class Inbox:
-    """The receiving half of one HTTP client channel.
+    """The receiving half of one channel that reads by itself.
 
     Args:
         options: `inbox_bytes` and `inbox_stall_timeout` count here.
@@ -51,6 +52,10 @@ class Inbox:
     def __len__(self) -> int:
         """Messages that wait."""
         return len(self._queue)
+
+    def has_room(self, items: Sequence[Sized]) -> bool:
+        """Whether `put` would not wait."""
+        return self._closed or (not self._line and self._fits(items))
 
     async def put(self, items: Sequence[Sized]) -> None:
         """Queue messages, all at once, when there is room or nothing else waits.

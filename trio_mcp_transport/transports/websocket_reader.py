@@ -7,8 +7,7 @@ Made and run by `WebSocketChannel`, one for each. Theory of operation:
   into the inbox, and where that is full, reading stops: up to its bound the peer's control
   frames are seen, beyond it the peer has to wait as on any stream.
 * All waiting is inside of one cancel scope, whose deadline is the earliest of this connection's
-  timers; it is cancelled for nothing else. What was taken and not yet put is kept on the
-  object, so nothing is lost by it.
+  timers. It never strikes while messages wait for the inbox, so nothing is lost by it.
 * The end is the task's as well: it says the last words, lets the other side hear them, and
   closes the stream, whatever ended it.
 """
@@ -137,13 +136,14 @@ class WebSocketReader:
             timing.ping_interval, timing.pong_timeout, now, secrets.token_bytes
         )
         self._pong_timeout = timing.pong_timeout
+        self._lot = min(_TAKE_AT_ONCE, options.inbox_bytes)
         self._ping_end = 0  # where the last ping ends among the bytes that are written
         self._first_message_due = now + options.handshake_timeout if timing.accepted else math.inf
         self._idle_due = math.inf
         self._scope = trio.CancelScope()
         self._pending: list[Sized] = []
         self._ending: _Ending | None = None
-        self._blocked_since: float | None = None
+        self._blocked = False
         self._messages = 0
         self._at_boundary = 0  # bytes that had come when nothing was half here
         self._stopped = False
@@ -200,17 +200,17 @@ class WebSocketReader:
     def watch_idle(self, seconds: float) -> None:
         """A receive waits from now on: so long may nothing come. `math.inf` when it is over."""
         self._idle_due = trio.current_time() + seconds
-        if self._blocked_since is None and self._ending is None:
+        if self._ending is None:
             self._scope.deadline = self._due()
 
     def _due(self) -> float:
-        if self._is_closing() or self._blocked_since is not None:
+        if self._is_closing() or self._blocked:
             return math.inf
         return min(self._keep_alive.due, self._first_message_due, self._idle_due)
 
     def _look(self) -> None:
         """A timer is due, or was when it was set."""
-        if self._is_closing() or self._blocked_since is not None:
+        if self._is_closing():
             return
         now, options = trio.current_time(), self._options
         if now >= self._first_message_due:
@@ -256,7 +256,7 @@ class WebSocketReader:
         texts: list[bytes] = []
         size = 0
         try:
-            while size < _TAKE_AT_ONCE:
+            while size < self._lot:
                 event = machine.next_event()
                 if event is NEED_DATA:
                     break
@@ -284,13 +284,16 @@ class WebSocketReader:
 
     async def _put_pending(self) -> None:
         """Put what was taken into the inbox, when there is room."""
-        if self._blocked_since is None:
-            self._blocked_since = trio.current_time()
+        if not self._inbox.has_room(self._pending):
+            # Nothing is timed meanwhile but that nobody receives, which the inbox does.
+            since = trio.current_time()
+            self._blocked = True
+            self._scope.deadline = math.inf
         await self._inbox.put(self._pending)
         self._pending = []
-        waited = trio.current_time() - self._blocked_since
-        self._blocked_since = None
-        if waited:
+        if self._blocked:
+            self._blocked = False
+            waited = trio.current_time() - since
             self._keep_alive.paused(waited)
             self._idle_due += waited
             self._scope.deadline = self._due()
