@@ -16,6 +16,7 @@ from .abc import (
     ChannelSession,
     ChannelState,
     ChannelStatistics,
+    ClosedByPeer,
     ConnectionLost,
     EventHandler,
     HandshakeTimeout,
@@ -26,6 +27,7 @@ from .abc import (
     OutboxOverflow,
     PeerCredentials,
     PeerProtocolError,
+    PongTimeout,
     WriteTimeout,
 )
 from .bridge import BridgeEnd, BridgeObserver, BridgeSide, bridge_channels
@@ -116,7 +118,9 @@ from .router import Router
 from .sansio.eras import LEGACY_REVISIONS, MODERN_REVISIONS, REVISIONS, Era, EraCache, Negotiated
 from .sansio.metadata import CacheHint, LogLevel
 from .serve import serve_channels, serve_peers
+from .shm_endpoints import ShmEndpoint
 from .subscription import Subscription
+from .tls_endpoints import TlsEndpoint, TlsUnixEndpoint
 from .tls_facts import CertificateFacts, OcspStatus, PinStatus, TlsFacts, TransparencyStatus
 from .tls_settings import (
     ClientAuthentication,
@@ -132,6 +136,8 @@ from .transports.http_sender import HttpResponse, HttpSender
 from .transports.http_serving import HttpServing
 from .transports.memory import MemoryChannel, memory_channel_pair
 from .transports.stream_channel import StreamChannel
+from .web_endpoints import WebEndpoint
+from .websocket_endpoints import SecureWebSocketEndpoint, WebSocketEndpoint
 
 __version__ = "0.1.0"
 
@@ -161,6 +167,7 @@ __all__ = [
     "ChannelState",
     "ChannelStatistics",
     "ClientAuthentication",
+    "ClosedByPeer",
     "ConfigurationError",
     "ConnectFailed",
     "ConnectFunction",
@@ -228,6 +235,7 @@ __all__ = [
     "PinMode",
     "PinScope",
     "PinStatus",
+    "PongTimeout",
     "ProcessEndpoint",
     "Progress",
     "ProtocolError",
@@ -240,10 +248,12 @@ __all__ = [
     "RestartPolicy",
     "Router",
     "RpcError",
+    "SecureWebSocketEndpoint",
     "ServerBusy",
     "ServingListener",
     "Session",
     "SessionExpired",
+    "ShmEndpoint",
     "SseEndpoint",
     "SseTlsEndpoint",
     "StderrHandler",
@@ -254,10 +264,12 @@ __all__ = [
     "Subscription",
     "SubscriptionFilter",
     "TcpEndpoint",
+    "TlsEndpoint",
     "TlsError",
     "TlsFacts",
     "TlsHandshakeFailed",
     "TlsSettings",
+    "TlsUnixEndpoint",
     "TlsVersion",
     "TransparencyMode",
     "TransparencyStatus",
@@ -265,6 +277,8 @@ __all__ = [
     "TransportRegistration",
     "UnexpectedRedirect",
     "UnixEndpoint",
+    "WebEndpoint",
+    "WebSocketEndpoint",
     "WhenFull",
     "WriteTimeout",
     "__version__",
