@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import msgspec
 import pytest
@@ -24,14 +24,19 @@ from trio_mcp_transport import (
     MemoryEndpoint,
     MessageChannel,
     ProcessEndpoint,
+    SecureWebSocketEndpoint,
     StdioEndpoint,
     TcpEndpoint,
+    TlsEndpoint,
+    TlsUnixEndpoint,
     UnixEndpoint,
+    WebSocketEndpoint,
     memory_channel_pair,
     open_channel,
     parse_endpoint,
     serve_channels,
 )
+from trio_mcp_transport.shm_endpoints import ShmEndpoint
 from trio_mcp_transport.testing import (
     CONTRACT_CHECKS,
     Check,
@@ -42,6 +47,9 @@ from trio_mcp_transport.testing import (
 from trio_mcp_transport.transports.fd_stream import FdReceiveStream, FdSendStream
 from trio_mcp_transport.transports.socket_stream import SocketStream
 from trio_mcp_transport.transports.stream_channel import StreamChannel
+
+if TYPE_CHECKING:
+    from tls_files import TlsFiles
 
 pytestmark = [pytest.mark.channel, pytest.mark.integration]
 
@@ -130,8 +138,10 @@ def cut_streams() -> tuple[trio.abc.Stream, trio.abc.Stream]:
 # -- over endpoints ---------------------------------------------------------------------
 
 
-def over_endpoint(make_endpoint: Callable[[ChannelOptions], Endpoint]) -> MakePair:
-    """A client and a server at an endpoint; left is the client."""
+def over_endpoint(
+    make_endpoint: Callable[[ChannelOptions], Endpoint], **for_client: object
+) -> MakePair:
+    """A client and a server at an endpoint; left is the client, which may need more fields."""
 
     @asynccontextmanager
     async def make_pair(
@@ -148,7 +158,7 @@ def over_endpoint(make_endpoint: Callable[[ChannelOptions], Endpoint]) -> MakePa
 
         async with bare_nursery() as nursery:
             (bound,) = await nursery.start(partial(serve_channels, handle, endpoint))
-            target = msgspec.structs.replace(parse_endpoint(bound), options=options)
+            target = msgspec.structs.replace(parse_endpoint(bound), options=options, **for_client)
             async with open_channel(target) as client:
                 await arrived.wait()
                 async with both(nursery, client, accepted[0]) as pair:
@@ -168,6 +178,19 @@ def unix(directory: Path) -> MakePair:
     )
 
 
+def shm(directory: Path) -> MakePair:
+    names = itertools.count()
+    return over_endpoint(
+        lambda options: ShmEndpoint(
+            name=f"m{next(names)}",
+            directory=str(directory / "shm"),
+            options=options,
+            max_size=options.max_message_bytes,
+            max_count=1,
+        )
+    )
+
+
 def memory(_: Path) -> MakePair:
     names = itertools.count()
     return over_endpoint(lambda options: MemoryEndpoint(name=f"n{next(names)}", options=options))
@@ -179,6 +202,42 @@ async def bare_memory_pair(
 ) -> AsyncGenerator[tuple[MessageChannel, MessageChannel], None]:
     async with bare_nursery() as nursery, both(nursery, *memory_channel_pair(options)) as pair:
         yield pair
+
+
+def ws(_: Path) -> MakePair:
+    return over_endpoint(
+        lambda options: WebSocketEndpoint(host="127.0.0.1", port=0, path="/mcp", options=options)
+    )
+
+
+def wss(_: Path, files: TlsFiles) -> MakePair:
+    return over_endpoint(
+        lambda options: SecureWebSocketEndpoint(
+            host="127.0.0.1", port=0, path="/mcp", tls=files.server_settings, options=options
+        ),
+        tls=files.client_settings,
+    )
+
+
+def tls(_: Path, files: TlsFiles) -> MakePair:
+    return over_endpoint(
+        lambda options: TlsEndpoint(
+            host="127.0.0.1", port=0, tls=files.server_settings, options=options
+        ),
+        tls=files.client_settings,
+    )
+
+
+def tls_unix(directory: Path, files: TlsFiles) -> MakePair:
+    names = itertools.count()
+    return over_endpoint(
+        lambda options: TlsUnixEndpoint(
+            path=str(directory / f"s{next(names)}"),
+            tls=files.mutual_server_settings,
+            options=options,
+        ),
+        tls=files.mutual_client_settings,
+    )
 
 
 # -- over a child process and over own stdio ----------------------------------------------
@@ -318,8 +377,16 @@ TRANSPORTS: dict[str, Callable[[Path], MakePair]] = {
     "memory": memory,
     "tcp": tcp,
     "unix": unix,
+    "shm": shm,
+    "ws": ws,
     "process": lambda _: child_pair,
     "stdio": lambda _: stdio_pair,
+}
+#: Those that need certificates.
+TLS_TRANSPORTS: dict[str, Callable[[Path, TlsFiles], MakePair]] = {
+    "tls": tls,
+    "tls+unix": tls_unix,
+    "wss": wss,
 }
 #: A process has one stdin and one stdout.
 ONE_PAIR_AT_A_TIME = {"stdio"}
@@ -333,6 +400,16 @@ async def test_contract(transport: str, check: Check, tmp_path: Path) -> None:
         pytest.skip("a process has one stdin and one stdout")
     with trio.fail_after(CHECK_SECONDS):
         await check(TRANSPORTS[transport](tmp_path))
+
+
+@pytest.mark.tls
+@pytest.mark.parametrize("check", CONTRACT_CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("transport", TLS_TRANSPORTS)
+async def test_contract_over_tls(
+    transport: str, check: Check, tmp_path: Path, tls_files: TlsFiles
+) -> None:
+    with trio.fail_after(CHECK_SECONDS):
+        await check(TLS_TRANSPORTS[transport](tmp_path, tls_files))
 
 
 async def test_all_checks_can_be_run_without_a_test_runner() -> None:
