@@ -132,44 +132,6 @@ async def test_nobody_reading_the_result_is_quiet() -> None:
         os.close(write_end)
 
 
-# -- demo --------------------------------------------------------------------------------
-
-DEMO_ROWS = ["stdio", "memory", "tcp", "unix", "http", "http-legacy", "sse+http"]
-
-
-async def test_the_demo_holds_a_conversation_over_every_transport() -> None:
-    done = await run_cli("demo", "--json")
-    rows = msgspec.json.decode(done.out, type=list[dict[str, object]])
-    assert done.status == 0, rows
-    assert [row["transport"] for row in rows] == DEMO_ROWS
-    for row in rows:
-        assert row.keys() == {"transport", "ok", "round_trip_us", "messages_per_s", "error"}
-        assert row["ok"] is True
-        assert row["error"] is None
-        assert isinstance(row["round_trip_us"], float)
-        assert isinstance(row["messages_per_s"], float)
-        assert row["round_trip_us"] > 0
-        assert row["messages_per_s"] > 0
-    assert done.err == ""
-
-
-async def test_a_transport_that_fails_is_told_and_the_others_go_on() -> None:
-    # The child cannot be started.
-    program = (
-        "import sys; from trio_mcp_transport.cli import main, demo\n"
-        "sys.executable = '/nowhere/python'\n"
-        "sys.exit(main(['demo']))\n"
-    )
-    done = await run_cli(program=[sys.executable, "-c", program])
-    assert done.status == 1
-    lines = done.out.decode().splitlines()
-    assert [line.split()[:2] for line in lines[4:-1]] == [
-        [row, "failed" if row == "stdio" else "ok"] for row in DEMO_ROWS
-    ]
-    assert lines[-1].startswith("stdio: ")
-    assert "/nowhere/python" in lines[-1]
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
 async def test_a_terminal_gets_colours_and_a_pipe_gets_none() -> None:
     pytest.importorskip("rich", reason="the extra `cli` is not installed")

@@ -5,36 +5,26 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
-import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 import trio
 
 from ..connect import open_peer
-from ..endpoints import (
-    Endpoint,
-    MemoryEndpoint,
-    ProcessEndpoint,
-    TcpEndpoint,
-    UnixEndpoint,
-)
+from ..endpoints import Endpoint, ProcessEndpoint
 from ..errors import RpcError
-from ..http_endpoints import HttpEndpoint, SseEndpoint
 from ..installation import features
 from ..peer import Peer
 from ..reporting import lone_exception
 from ..sansio.eras import Era
 from ..serve import serve_channels
 from .builtin_server import PROMPT_NAME, RESOURCE_URI, BuiltinServer
+from .demo_trials import TRIALS, Place, Trial
 from .running import ExitStatus, Shutdown
 from .running import run as run_command
-from .terminal import note, print_table, print_text
+from .terminal import note, print_table, print_text, tell
 
 __all__ = ["Row", "add_arguments", "converse", "run"]
 
@@ -74,8 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "On each transport the built-in server is started and talked to in both eras of the"
         " protocol: list, call, progress, cancel. HTTP has a row for each era, and one for"
-        " HTTP+SSE, which is older than both. stdio is a child process; on the others client"
-        " and server share this one. Exit status 1 if one of them failed."
+        " HTTP+SSE, which is older than both. Certificates are made for the occasion. stdio is a"
+        " child process; on the others client and server share this one. Exit status 1 if one of"
+        " them failed."
     )
     parser.add_argument("--json", action="store_true", help="print a JSON list")
 
@@ -91,12 +82,20 @@ def run(arguments: argparse.Namespace) -> int:
 
 async def _demo(as_json: bool, shutdown: Shutdown) -> int:
     rows: list[Row] = []
-    with shutdown.cancelling() as trying:
-        for name, trial in _TRIALS.items():
-            if features().transports[trial.transport]:
-                note(f"trying {name}")
-                rows.append(await _try(name, trial))
+    skipped: list[str] = []
+    with shutdown.cancelling() as trying, tempfile.TemporaryDirectory(prefix="trio-mcp-") as path:
+        place = Place(path)
+        for name, trial in TRIALS.items():
+            if not features().transports[trial.transport]:
+                continue
+            if trial.encrypted and not features().extras["tls"]:
+                skipped.append(name)
+                continue
+            note(f"trying {name}")
+            rows.append(await _try(name, trial, place))
     note("")
+    if skipped:
+        tell(f"not tried: {', '.join(skipped)}; pip install 'trio-mcp-transport[tls]'")
     if trying.cancelled_caught:
         return ExitStatus.FAILED
     _print_rows(rows, as_json=as_json)
@@ -129,80 +128,35 @@ def _print_rows(rows: list[Row], *, as_json: bool) -> None:
 # -- one transport -----------------------------------------------------------------------
 
 
-def _child(_: ExitStack) -> Endpoint:
-    command = (sys.executable, "-m", __package__.partition(".")[0], "serve")
-    return ProcessEndpoint(command=command, environment="inherit")
-
-
-def _memory(_: ExitStack) -> Endpoint:
-    return MemoryEndpoint(name="trio-mcp-demo")
-
-
-def _tcp(_: ExitStack) -> Endpoint:
-    return TcpEndpoint(host="127.0.0.1", port=0)
-
-
-def _unix(stack: ExitStack) -> Endpoint:
-    directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="trio-mcp-"))
-    return UnixEndpoint(path=str(Path(directory, "demo.sock")))
-
-
-def _http(_: ExitStack) -> Endpoint:
-    return HttpEndpoint(host="127.0.0.1", port=0, path="/mcp")
-
-
-def _sse(_: ExitStack) -> Endpoint:
-    return SseEndpoint(host="127.0.0.1", port=0, path="/sse")
-
-
-class _Trial(NamedTuple):
-    """What is tried: a transport, and the eras in which it is; the last is measured."""
-
-    transport: str
-    make_endpoint: Callable[[ExitStack], Endpoint]
-    eras: tuple[Era, ...] = ("legacy", "modern")
-
-
-_TRIALS = {
-    "stdio": _Trial("stdio", _child),
-    "memory": _Trial("memory", _memory),
-    "tcp": _Trial("tcp", _tcp),
-    "unix": _Trial("unix", _unix),
-    "http": _Trial("http", _http, ("modern",)),
-    "http-legacy": _Trial("http", _http, ("legacy",)),
-    "sse+http": _Trial("http", _sse, ("legacy",)),
-}
-
-
-async def _try(name: str, trial: _Trial) -> Row:
+async def _try(name: str, trial: Trial, place: Place) -> Row:
     """Hold the conversation; whatever goes wrong is this row's error, not the others'."""
     round_trip: float | None = None
     rate: float | None = None
     try:
-        with ExitStack() as stack, trio.fail_after(TRANSPORT_SECONDS):
-            endpoint = trial.make_endpoint(stack)
+        with trio.fail_after(TRANSPORT_SECONDS):
+            endpoint = trial.make_endpoint(place)
             if isinstance(endpoint, ProcessEndpoint):
                 round_trip, rate = await _talk(endpoint, trial.eras)
             else:
-                round_trip, rate = await _serve_and_talk(endpoint, trial.eras)
+                round_trip, rate = await _serve_and_talk(endpoint, trial, place)
     except Exception as error:
         lone = lone_exception(error)
         return Row(name, False, None, None, str(lone) or type(lone).__name__)
     return Row(name, True, round(round_trip * 1e6, 1), round(rate, 1), None)
 
 
-async def _serve_and_talk(endpoint: Endpoint, eras: Sequence[Era]) -> tuple[float, float]:
+async def _serve_and_talk(endpoint: Endpoint, trial: Trial, place: Place) -> tuple[float, float]:
     stop = trio.Event()
     async with trio.open_nursery() as nursery:
         (bound,) = await nursery.start(
             partial(serve_channels, BuiltinServer().serve, endpoint, stop=stop)
         )
-        measured = await _talk(bound, eras)
+        measured = await _talk(trial.reach(bound, place), trial.eras)
         stop.set()
     return measured
 
 
-async def _talk(endpoint: Endpoint | str, eras: Sequence[Era]) -> tuple[float, float]:
+async def _talk(endpoint: Endpoint, eras: Sequence[Era]) -> tuple[float, float]:
     """The conversation in each era; returns round trip and messages per second."""
     for era in eras[:-1]:
         async with open_peer(endpoint, era=era) as peer:
