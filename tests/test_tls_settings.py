@@ -51,11 +51,6 @@ def make(**options: object) -> TlsSettings:
         ({"keylog_file": ""}, "^keylog_file must be a path"),
         ({"cert_file": "a", "cert_pem": "b"}, "^cert_file and cert_pem exclude"),
         ({"cert_file": "a", "key_file": "a", "key_pem": "b"}, "^key_file and key_pem exclude"),
-        ({"key_file": "a"}, "^key_file needs cert_file or cert_pem"),
-        ({"key_pem": "a"}, "^key_pem needs "),
-        ({"key_password": "a"}, "^key_password needs "),
-        ({"sni_certificates": ("a",)}, "^sni_certificates needs "),
-        ({"ocsp_staple_file": "a"}, "^ocsp_staple_file needs "),
         ({**SERVER, "sni_certificates": (":key",)}, "^sni_certificates: each is written "),
         ({**SERVER, "sni_certificates": ("cert:",)}, "^sni_certificates: each is written "),
         ({"server_name": ""}, "^server_name must be"),
@@ -114,10 +109,18 @@ def test_a_client_refuses_what_only_a_server_can_use(options: dict[str, object])
         make(**SERVER, **options).check_side("client")
 
 
+@pytest.mark.parametrize("name", ["key_file", "key_pem", "key_password"])
+def test_a_client_refuses_a_key_without_its_certificate(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"^{name} needs cert_file or cert_pem"):
+        make(**{name: "x"}).check_side("client")
+    make(**{name: "x"}, cert_pem="y").check_side("client")
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
         ({}, "^cert_file is missing"),
+        ({"key_file": "x", "sni_certificates": ("a",)}, "^cert_file is missing"),
         ({**SERVER, "client_auth": "required"}, "^client_auth=required needs ca_file"),
         ({**SERVER, "client_auth": "optional"}, "^client_auth=optional needs ca_file"),
         ({**SERVER, "ca_file": "ca.pem"}, "^ca_file is for client certificates"),

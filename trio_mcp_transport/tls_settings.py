@@ -203,6 +203,10 @@ class TlsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         """
         if side == "client":
             self.refuse_options_of("server")
+            for name in ("key_file", "key_pem", "key_password"):
+                # Not before: a program may add the certificate to an endpoint that has it.
+                if getattr(self, name) is not None and not self.has_certificate:
+                    raise ConfigurationError(f"{name} needs cert_file or cert_pem")
             return
         self.refuse_options_of("client")
         if not self.has_certificate:
@@ -281,12 +285,6 @@ class TlsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
                 and getattr(self, f"{kind}_pem") is not None
             ):
                 raise ConfigurationError(f"{kind}_file and {kind}_pem exclude each other")
-        if not self.has_certificate:
-            for name in ("key_file", "key_pem", "key_password", "sni_certificates"):
-                if getattr(self, name):
-                    raise ConfigurationError(f"{name} needs cert_file or cert_pem")
-            if self.ocsp_staple_file is not None:
-                raise ConfigurationError("ocsp_staple_file needs cert_file or cert_pem")
         for pair in self.sni_certificates:
             certificate, colon, key = pair.partition(":")
             if not certificate or (colon and not key) or "\0" in pair:
