@@ -202,7 +202,6 @@ REFUSED: list[tuple[str | Mapping[str, object], str]] = [
     ("sse+http://h/sse?rpc_path=/r", "sse+http has no sse_path and no rpc_path"),
     ("http://h/?ca_file=/ca", "ca_file is for TLS: write https://"),
     ("http://h/?cert=/c&key=/k", "cert_file is for TLS: write https://"),
-    ("https://h/?key=/k", "key_file needs cert_file or cert_pem"),
     ("https://h/?ct=require", "ct=require needs ct_log_file"),
     ("http://h/?proxy=h:1", "proxy must be http://HOST:PORT"),
     ("http://h/?proxy=https://h:1", "proxy must be http://HOST:PORT"),
@@ -290,7 +289,7 @@ WRONG_SECRETS: list[str | Mapping[str, object]] = [
     {"url": "http://h/mcp?s3cret=^"},
     "http://u:s3cret@h/mcp",
     "https://h/?proxy=http://user:s3cret@proxy.example:port",
-    "https://h/?key_password=s3cret",
+    "https://h/?min_tls=1.1&key_password=s3cret",
     {"url": "http://h/mcp", "headers": {"X": ["s3cret"]}},
 ]
 
