@@ -92,11 +92,13 @@ def test_nothing_is_compressed_before_the_peers_hello() -> None:
 def test_a_hello_tells_what_can_be_decompressed() -> None:
     target = reader(GZIP)
     wire = hello(("gzip", "zstd"))
+    assert target.is_between_records
     for at in range(len(wire)):
-        assert target.peer_accepts is None
-        assert not target.is_between_records
+        assert not target.agree()
         target.feed(wire[at : at + 1])
+        assert target.is_between_records is False
         assert target.read() == b""
+    assert target.agree()
     assert target.peer_accepts == ("gzip", "zstd")
     assert target.is_between_records
 

@@ -67,7 +67,7 @@ class RecordWriter:
         self._settings = settings
         self._compressors: dict[Algorithm, Compressor] = {}
 
-    def write(self, data: bytes | memoryview) -> bytes:
+    def write(self, data: bytes | bytearray | memoryview) -> bytes:
         """The records for one burst of bytes; the peer can read all of it."""
         view = memoryview(data)
         choice = choose(self._settings, view, self.accepted)
@@ -140,7 +140,17 @@ class RecordReader:
     @property
     def is_between_records(self) -> bool:
         """Whether the stream may end here: otherwise something was cut off."""
-        return self.is_plain or (self.peer_accepts is not None and not self._buffer)
+        return self.is_plain or not self._buffer
+
+    def agree(self) -> bool:
+        """Read the peer's hello, if it is here; whether it is known how the peer speaks.
+
+        Raises:
+            RemoteProtocolError: It has none and must have one.
+        """
+        if self.peer_accepts is None and not self.is_plain and self._buffer:
+            self._read_hello()
+        return self.peer_accepts is not None or self.is_plain
 
     def read(self) -> bytes:
         """The next bytes, at most 64 KiB; nothing if more has to come first.
@@ -149,13 +159,12 @@ class RecordReader:
             RemoteProtocolError: The peer does not keep to the format, uses what it may not,
                 or sends what grows beyond measure.
         """
+        if not self.agree():
+            return b""
         if self.is_plain:
             data = bytes(self._buffer)
             self._buffer.clear()
             return data
-        if self.peer_accepts is None:
-            self._read_hello()
-            return self.read() if self.is_plain or self.peer_accepts is not None else b""
         while (record := self._next_record()) is not None:
             kind, body = record
             data = body if kind == _PLAIN else self._decompressed(kind, body)
