@@ -30,6 +30,8 @@ from tls_sides import (
 
 from trio_mcp_transport.sansio.tls import TlsData, TlsHandshakeCompleted, TlsMachine
 
+pytestmark = pytest.mark.tls
+
 both_versions = pytest.mark.parametrize("version", ["1.2", "1.3"])
 
 

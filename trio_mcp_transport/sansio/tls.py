@@ -204,9 +204,9 @@ class TlsMachine:
         return self.connection.get_protocol_version() >= self._ssl.TLS1_3_VERSION
 
     @property
-    def has_stored(self) -> bool:
-        """Whether there is anything to ask `next_event` for: bytes, or EOF."""
-        return self._at < len(self._chunk) or self._eof
+    def may_have_event(self) -> bool:
+        """Whether `next_event` is worth asking; if not it would say `NEED_DATA`."""
+        return self._at < len(self._chunk) or self._eof or self._receiving is not _OPEN
 
     @property
     def trailing_data(self) -> tuple[bytes, bool]:

@@ -14,6 +14,7 @@ replaced by -1 first, and looked at again after every wait.
 
 from __future__ import annotations
 
+import operator
 import os
 import warnings
 from abc import abstractmethod
@@ -32,10 +33,11 @@ def read_size(max_bytes: int | None) -> int:
 
     Raises:
         ValueError: It is less than 1.
+        TypeError: It is no integer.
     """
     if max_bytes is None:
         return READ_CHUNK_BYTES
-    if max_bytes < 1:
+    if operator.index(max_bytes) < 1:
         raise ValueError("max_bytes must be at least 1")
     return max_bytes
 

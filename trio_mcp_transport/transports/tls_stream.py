@@ -228,7 +228,7 @@ class TlsStream(trio.abc.HalfCloseableStream):
             if self.facts is None:
                 await self._ensure_handshake()
             waited = False
-            if not self._plain and not wire.machine.has_stored:
+            if not self._plain and not wire.machine.may_have_event:
                 await wire.read()
                 waited = True
             else:
@@ -313,7 +313,7 @@ class TlsStream(trio.abc.HalfCloseableStream):
             self._remembered = True
             self._session.remember()
         data = event.data
-        if len(data) < max_bytes and machine.has_stored:
+        if len(data) < max_bytes and machine.may_have_event:
             parts, size = [data], len(data)
             with suppress(ProtocolError):  # it comes again, after what came before it
                 while size < max_bytes and isinstance(event := machine.next_event(), TlsData):
@@ -426,8 +426,11 @@ class TlsStream(trio.abc.HalfCloseableStream):
         """
         if not self._is_receiving and not self._plain:
             try:
-                while self._wire.read_nowait() and not self._plain:
-                    self._plain = self._take(READ_CHUNK_BYTES) or b""
+                while self._wire.read_nowait():
+                    data = self._take(READ_CHUNK_BYTES)
+                    if data is not None:  # something to read, or the end, which comes again
+                        self._plain = data
+                        break
             except ProtocolError as why:
                 if not self._wire.machine.was_cut_off:
                     self._wire.fail(why)
