@@ -20,9 +20,11 @@ from trio_mcp_transport import (
 )
 from trio_mcp_transport.abc import ChannelEvent
 from trio_mcp_transport.sansio.mcp_http.options import HttpServerOptions
+from trio_mcp_transport.security.admission import Doorkeeper
 from trio_mcp_transport.security.facts import ConnectionFacts
 from trio_mcp_transport.transports.http_connection import HttpConnection, HttpConnectionOptions
 from trio_mcp_transport.transports.http_service import HttpService, HttpServing
+from trio_mcp_transport.transports.websocket_settings import WebSocketServing
 
 MODERN = "2026-07-28"
 LEGACY = "2025-11-25"
@@ -224,11 +226,19 @@ async def serving(
     *,
     http: HttpServing = SERVING,
     channel_options: ChannelOptions = CHANNEL_OPTIONS,
+    websocket: WebSocketServing | None = None,
+    doorkeeper: Doorkeeper | None = None,
 ) -> AsyncGenerator[Served, None]:
     """Run a service; at the end all clients leave, and nothing must be left but sessions."""
     events: list[ChannelEvent] = []
     service = HttpService(
-        options, handler, http=http, channel_options=channel_options, on_event=events.append
+        options,
+        handler,
+        http=http,
+        doorkeeper=doorkeeper,
+        channel_options=channel_options,
+        websocket=websocket,
+        on_event=events.append,
     )
     async with trio.open_nursery() as nursery:
         await nursery.start(service.run)

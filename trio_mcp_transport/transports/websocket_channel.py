@@ -426,7 +426,8 @@ class WebSocketChannel(MessageChannel):
                     await outbox.flush()
                 await reader.done.wait()
         finally:
-            self._say_close_now(CloseCode.GOING_AWAY)  # if there was no time for more
+            if not self._state.is_final:
+                self._say_close_now(CloseCode.GOING_AWAY)  # if there was no time for more
             self._report_unsent()
             outbox.close(self._state.ending)
             reader.stop()
