@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib.util
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import pytest
 
 pytest.importorskip("OpenSSL")
 
-from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa, x25519
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -17,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 from msgspec.structs import replace
+from OpenSSL import crypto
 from tls_files import TlsFiles
 from tls_pairs import connect
 
@@ -82,11 +86,6 @@ def test_older_forms_and_other_kinds_of_keys_will_do(tls_files: TlsFiles, kind: 
 
 def self_signed(key: rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey) -> TlsSettings:
     """A certificate of its own, with the key in its oldest form."""
-    import datetime
-
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes
-
     now = datetime.datetime.now(datetime.UTC)
     is_rsa = isinstance(key, rsa.RSAPrivateKey)
     certificate = (
@@ -203,3 +202,45 @@ def test_without_the_extra_the_error_says_what_to_install(
     for make in (TlsServer, TlsClient):
         with pytest.raises(FeatureUnavailable, match=r"pip install 'trio-mcp-transport\[tls\]'"):
             make(tls_files.server_settings)
+
+
+def test_a_key_of_a_kind_that_signs_nothing_is_refused(tls_files: TlsFiles) -> None:
+    key = x25519.X25519PrivateKey.generate()
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    with pytest.raises(ConfigurationError, match=r"^key_pem: TLS has no use for this kind"):
+        TlsServer(TlsSettings(cert_file=tls_files.server_cert, key_pem=pem))
+
+
+def test_an_own_certificate_that_nobody_can_read_is_refused() -> None:
+    key = ed25519.Ed25519PrivateKey.generate()
+    now = datetime.datetime.now(datetime.UTC)
+    names = x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.17"), b"no DER")
+    certificate = (
+        x509
+        .CertificateBuilder()
+        .subject_name(x509.Name([]))
+        .issuer_name(x509.Name([]))
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now)
+        .not_valid_after(now)
+        .add_extension(names, critical=True)
+        .sign(key, None)
+    )
+    settings = TlsSettings(
+        cert_pem=certificate.public_bytes(Encoding.PEM).decode(),
+        key_pem=key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode(),
+    )
+    with pytest.raises(ConfigurationError, match=r"^cert_pem: the certificate is malformed"):
+        TlsServer(settings)
+
+
+def test_an_authority_that_openssl_refuses_is_named_by_its_option(
+    tls_files: TlsFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(store: object, certificate: object) -> None:
+        raise crypto.Error([("asn1", "", "wrong tag")])
+
+    monkeypatch.setattr(crypto.X509Store, "add_cert", refuse)
+    with pytest.raises(ConfigurationError, match=r"^ca_file, ca_path: OpenSSL .*: wrong tag"):
+        TlsClient(tls_files.client_settings)

@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip("OpenSSL")
 
+from cryptography import x509
 from msgspec.structs import replace
 from OpenSSL import SSL
 from tls_files import SPIFFE_ID, TlsFiles
@@ -19,10 +20,13 @@ from tls_pairs import connect, shake_hands
 from trio_mcp_transport import (
     CertificateError,
     ChannelEvent,
+    ConfigurationError,
+    TlsError,
     TlsHandshakeFailed,
     TlsSettings,
 )
-from trio_mcp_transport.security import TlsClient, TlsServer
+from trio_mcp_transport.security import StapleFiles, StapleSource, TlsClient, TlsServer
+from trio_mcp_transport.security.tls_verification import Verification
 
 pytestmark = pytest.mark.tls
 
@@ -294,3 +298,51 @@ def test_every_address_of_the_loopback_can_be_a_name_of_a_certificate(
     server = TlsSettings(cert_pem=issued.certificate_pem, key_pem=issued.key_pem)
     assert connect(tls_files.client_settings, server, str(ipaddress.ip_address("127.0.0.0")))
     assert connect(tls_files.client_settings, server, "fe80::1%eth0").client_facts
+
+
+def test_staples_come_from_one_place(tls_files: TlsFiles) -> None:
+    settings = replace(tls_files.server_settings, ocsp_staple_file="staple.der")
+    with pytest.raises(ConfigurationError, match=r"^ocsp_staple_file and staple= exclude"):
+        TlsServer(settings, staple=StapleFiles("staple.der"))
+
+
+class NoStaples(StapleSource):
+    """Fails where nobody expects it."""
+
+    def staple_for(self, leaf: x509.Certificate, now: float) -> bytes:
+        raise RuntimeError("out of order")
+
+
+def test_a_source_of_staples_that_fails_is_reported_and_stops_nobody(tls_files: TlsFiles) -> None:
+    events: list[ChannelEvent] = []
+    server = TlsServer(tls_files.server_settings, staple=NoStaples(), on_event=events.append)
+    pair = shake_hands(TlsClient(tls_files.client_settings).begin("localhost"), server.begin())
+    assert pair.client_facts.ocsp == "missing"
+    assert [event.name for event in events] == ["staple.failed"]
+    assert isinstance(events[0].error, RuntimeError)
+
+
+# -- Nothing gets past ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", ["client", "server"])
+def test_a_certificate_that_nobody_judges_is_refused(tls_files: TlsFiles, side: str) -> None:
+    client = TlsClient(tls_files.mutual_client_settings).begin("localhost")
+    server = TlsServer(tls_files.mutual_server_settings).begin()
+    (client if side == "client" else server).machine.connection.set_app_data(None)
+    pair = shake_hands(client, server)
+    refusing = pair.client if side == "client" else pair.server
+    assert isinstance(refusing.error, TlsHandshakeFailed)
+
+
+@pytest.mark.parametrize("side", ["client", "server"])
+def test_a_handshake_that_ends_without_a_certificate_is_refused(
+    tls_files: TlsFiles, side: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = TlsClient(tls_files.mutual_client_settings).begin("localhost")
+    server = TlsServer(tls_files.mutual_server_settings).begin()
+    monkeypatch.setattr(Verification, "conclude", lambda self: None)
+    pair = shake_hands(client, server)
+    refusing = pair.client if side == "client" else pair.server
+    assert isinstance(refusing.error, TlsError)
+    assert "showed no certificate" in str(refusing.error)

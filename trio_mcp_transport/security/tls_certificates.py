@@ -37,8 +37,7 @@ __all__ = [
     "describe_names",
     "host_names",
     "load_authorities",
-    "load_further_identities",
-    "load_identity",
+    "load_identities",
     "read_file",
     "watched_paths",
 ]
@@ -122,29 +121,20 @@ def host_names(facts: CertificateFacts) -> tuple[str, ...]:
 # -- Own certificates ----------------------------------------------------------------
 
 
-def load_identity(settings: TlsSettings) -> Identity | None:
-    """The main certificate of the settings, or None if they have none.
+def load_identities(settings: TlsSettings) -> list[Identity]:
+    """The own certificates: the main one first, then those of `sni_certificates`; or none.
 
     Raises:
-        ConfigurationError: A file cannot be read, holds something else, or the key is that
-            of another certificate.
+        ConfigurationError: A file cannot be read, holds something else, the key is that of
+            another certificate, or a further certificate has no host names.
     """
     if not settings.has_certificate:
-        return None
+        return []
     certificate = _source("cert_file", settings.cert_file, "cert_pem", settings.cert_pem)
     key = certificate
     if settings.key_file is not None or settings.key_pem is not None:
         key = _source("key_file", settings.key_file, "key_pem", settings.key_pem)
-    return _identity(certificate, key, settings.key_password)
-
-
-def load_further_identities(settings: TlsSettings) -> list[Identity]:
-    """Those of `sni_certificates`, in order.
-
-    Raises:
-        ConfigurationError: As `load_identity`; or one has no host names.
-    """
-    found = []
+    found = [_identity(certificate, key, settings.key_password)]
     for pair in settings.sni_certificates:
         certificate_path, key_path = _split_pair(pair)
         certificate = read_file("sni_certificates", certificate_path)

@@ -31,7 +31,7 @@ from ..tls_settings import TlsSettings, TlsSide
 from .ocsp import StaplePolicy
 from .pinning import PinPolicy
 from .staples import StapleFiles, StapleSource
-from .tls_certificates import load_further_identities, load_identity, read_file, watched_paths
+from .tls_certificates import load_identities, read_file, watched_paths
 from .tls_rotation import ExpiryWatch, FileWatch
 from .tls_session import ClientSession, KeptSession, ServerSession, TlsSession
 from .tls_verification import Policy, Verification, is_ip_address
@@ -54,7 +54,7 @@ class _ClientState(NamedTuple):
 
     context: SSL.Context
     policy: Policy
-    own: CertificateFacts | None
+    own: list[CertificateFacts]  # one or none
 
 
 class _ServerState(NamedTuple):
@@ -227,7 +227,7 @@ class TlsClient(_Side):
             TlsMachine(connection, is_server=False),
             verification,
             handshake_timeout=self.settings.tls_handshake_timeout,
-            own=lambda _: state.own,
+            own=lambda _: state.own[0] if state.own else None,
             server_name=None if server_name is None else server_name.decode(),
             kept=kept,
             keep=partial(self._keep, (host, port), state) if keeps else None,
@@ -237,16 +237,15 @@ class TlsClient(_Side):
     def _load(self) -> None:
         from . import tls_engine
 
-        identity = load_identity(self.settings)
+        identities = load_identities(self.settings)
         policy = self._policy()
-        context = tls_engine.client_context(self.settings, identity, policy)
-        own = None if identity is None else identity.facts
-        self._state = _ClientState(context, policy, own)
+        context = tls_engine.client_context(self.settings, identities, policy)
+        self._state = _ClientState(context, policy, [each.facts for each in identities])
         # They were found good by what was read before, and are of another context.
         self._sessions.clear()
 
     def _own_certificates(self) -> list[CertificateFacts]:
-        return [] if self._state.own is None else [self._state.own]
+        return self._state.own
 
     def _take(self, key: tuple[str, int]) -> KeptSession | None:
         found = self._sessions.get(key)
@@ -336,10 +335,7 @@ class TlsServer(_Side):
     def _load(self) -> None:
         from . import tls_engine
 
-        identity = load_identity(self.settings)
-        if identity is None:
-            raise ConfigurationError("cert_file is missing")
-        identities = [identity, *load_further_identities(self.settings)]
+        identities = load_identities(self.settings)
         policy = self._policy()
         contexts = tls_engine.server_contexts(self.settings, identities, policy, self._staple)
         facts = [each.facts for each in identities]

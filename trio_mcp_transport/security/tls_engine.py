@@ -46,8 +46,15 @@ _SESSION_CONTEXT: Final = b"trio-mcp-transport"
 _SESSION_SECONDS: Final = 3600
 
 
-def client_context(settings: TlsSettings, identity: Identity | None, policy: Policy) -> SSL.Context:
+def client_context(
+    settings: TlsSettings, identities: Sequence[Identity], policy: Policy
+) -> SSL.Context:
     """The context of a client.
+
+    Args:
+        settings: The settings.
+        identities: Its certificate, or none.
+        policy: What the certificates of servers are measured by.
 
     Raises:
         ConfigurationError: OpenSSL refuses something, or a file cannot be read.
@@ -56,7 +63,7 @@ def client_context(settings: TlsSettings, identity: Identity | None, policy: Pol
     _trust(context, settings)
     if not settings.names_authorities:
         context.set_default_verify_paths()
-    if identity is not None:
+    for identity in identities:
         _use(context, identity)
     context.set_verify(SSL.VERIFY_PEER, _on_certificate)
     if settings.alpn:
@@ -198,7 +205,7 @@ def _use(context: SSL.Context, identity: Identity) -> None:
             context.add_extra_chain_cert(certificate)
         context.use_privatekey(identity.key)
         context.check_privatekey()
-    except (SSL.Error, TypeError, ValueError) as error:
+    except (SSL.Error, crypto.Error) as error:
         raise ConfigurationError(
             f"{identity.label}: OpenSSL refuses it: {_reason(error)}"
         ) from None
@@ -208,8 +215,7 @@ def _trust(context: SSL.Context, settings: TlsSettings) -> list[x509.Certificate
     """Trust `ca_file`, `ca_path` and `ca_pem`; return the certificates that were read."""
     authorities = load_authorities(settings)
     store = context.get_cert_store()
-    if store is None:
-        raise ConfigurationError("OpenSSL has no store for trusted certificates")
+    assert store is not None  # every context has one
     try:
         for certificate in authorities:
             store.add_cert(crypto.X509.from_cryptography(certificate))
@@ -225,12 +231,10 @@ def _trust(context: SSL.Context, settings: TlsSettings) -> list[x509.Certificate
     return authorities
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: SSL.Error | crypto.Error) -> str:
     """OpenSSL's own words, without anything else."""
     entries = error.args[0] if error.args else ()
-    if isinstance(entries, list):
-        return "; ".join(str(entry[2]) for entry in entries) or "unknown error"
-    return str(error)
+    return "; ".join(str(entry[2]) for entry in entries) or "unknown error"
 
 
 # -- What OpenSSL calls back ---------------------------------------------------------

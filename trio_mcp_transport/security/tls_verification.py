@@ -176,6 +176,7 @@ class Verification:
         must_have_seen = self._findings is not None and self._policy.staples is not None
         if must_have_seen and not self._staple_seen:
             raise self._refusal("ocsp", "its staple was not looked at")
+        self._chain.clear()  # the facts are enough for as long as the connection lives
         return self._findings
 
     def chain(self) -> list[x509.Certificate]:
