@@ -36,6 +36,7 @@ from trio_mcp_transport import (
     parse_endpoint,
     serve_channels,
 )
+from trio_mcp_transport.compression_settings import CompressionSettings
 from trio_mcp_transport.shm_endpoints import ShmEndpoint
 from trio_mcp_transport.testing import (
     CONTRACT_CHECKS,
@@ -188,6 +189,16 @@ def shm(directory: Path) -> MakePair:
             max_size=options.max_message_bytes,
             max_count=1,
         )
+    )
+
+
+def compressed_tcp(_: Path) -> MakePair:
+    settings = CompressionSettings(algorithms=("gzip",), min_size=64)
+    return over_endpoint(
+        lambda options: TcpEndpoint(
+            host="127.0.0.1", port=0, compression=settings, options=options
+        ),
+        compression=settings,
     )
 
 
@@ -376,6 +387,7 @@ TRANSPORTS: dict[str, Callable[[Path], MakePair]] = {
     "memory-pair": lambda _: bare_memory_pair,
     "memory": memory,
     "tcp": tcp,
+    "compressed-tcp": compressed_tcp,
     "unix": unix,
     "shm": shm,
     "ws": ws,
