@@ -6,12 +6,17 @@ import mmap
 import os
 import socket
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import trio
 
+from trio_mcp_transport.abc import MessageChannel, MessageListener
 from trio_mcp_transport.sansio.ring import RING_HEADER_BYTES
 from trio_mcp_transport.shm_endpoints import ShmEndpoint
+from trio_mcp_transport.transports.shared_memory import connect
 from trio_mcp_transport.transports.shared_memory_stream import Direction, SharedMemoryStream
 
 #: macOS and Windows have no memory that can be sealed.
@@ -84,6 +89,38 @@ def fill(stream: SharedMemoryStream) -> int:
     return total
 
 
-def at(directory: Path, name: str = "test", **options: object) -> ShmEndpoint:
+@contextmanager
+def false_creator(directory: Path) -> Generator[socket.socket]:
+    """A listening socket where clients look for their creator."""
+    (directory / "shm").mkdir(0o700)
+    path = directory / "shm" / "test"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        try:
+            server.listen()
+            yield server
+        finally:
+            path.unlink()
+
+
+def at(directory: Path, name: str = "test", /, **options: object) -> ShmEndpoint:
     """An endpoint of a test's own."""
     return ShmEndpoint(name=name, directory=str(directory / "shm"), **options)  # type: ignore[arg-type]
+
+
+async def join(
+    nursery: trio.Nursery, listener: MessageListener, endpoint: ShmEndpoint
+) -> tuple[MessageChannel, MessageChannel]:
+    """A client and the creator's end of its channel.
+
+    The client waits for what the creator hands over when it accepts.
+    """
+    found: list[MessageChannel] = []
+
+    async def accept() -> None:
+        found.append(await listener.accept(nursery))
+
+    async with trio.open_nursery() as accepting:
+        accepting.start_soon(accept)
+        client = await connect(nursery, endpoint, None)
+    return client, found[0]

@@ -91,7 +91,7 @@ async def _wait_for_creator(endpoint: ShmEndpoint, place: UnixEndpoint) -> socke
             return await unix.open_socket(place)
         except ConnectFailed as error:
             if error.errno not in _NOT_YET:
-                raise connect_failed(f"cannot connect to {endpoint.label}", error) from error
+                raise _about(endpoint, "connect to", error) from error
             if trio.current_time() >= deadline:
                 raise ConnectFailed(
                     f"cannot connect to {endpoint.label}: nobody has created it"
@@ -124,7 +124,7 @@ async def listen(endpoint: ShmEndpoint, on_event: EventHandler | None) -> Messag
         _make_directory(directory)
         listening, _, remove = await unix.open_listener(place, on_event)
     except OSError as error:
-        raise connect_failed(f"cannot listen on {endpoint.label}", error) from error
+        raise _about(endpoint, "listen on", error) from error
 
     def make_channel(sock: socket.socket, nursery: trio.Nursery) -> MessageChannel:
         context = unix.make_context(sock, place, local_address=endpoint.name, peer_address=None)
@@ -139,6 +139,13 @@ async def listen(endpoint: ShmEndpoint, on_event: EventHandler | None) -> Messag
         options=options_for_client(endpoint.options),
     )
     return StreamListener([listening], str(bound), make_channel, remove)
+
+
+def _about(endpoint: ShmEndpoint, doing: str, error: OSError) -> ConnectFailed:
+    """The exception to raise `from` the error: it names this endpoint, not the socket's."""
+    cause = error.__cause__ if isinstance(error, ConnectFailed) else None
+    told = cause if isinstance(cause, OSError) else error
+    return connect_failed(f"cannot {doing} {endpoint.label}", told)
 
 
 def _make_channel(
