@@ -80,6 +80,7 @@ _HINTS = {
     "certificate_required": "it asks for a client certificate, and none was given",
     "certificate_unknown": "it does not accept this side's certificate",
     "handshake_failure": "no cipher in common, or it asks for a client certificate",
+    "internal_error": "it may have refused this side's certificate",
     "no_application_protocol": "no protocol of ALPN in common",
     "protocol_version": "no version of TLS in common",
     "unknown_ca": "it does not trust the authority that signed this side's certificate",

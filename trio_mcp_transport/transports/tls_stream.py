@@ -183,7 +183,8 @@ class TlsStream(trio.abc.HalfCloseableStream):
                         return facts
                     await wire.read()
                 except trio.BrokenResourceError as error:
-                    raise self._lost_in_handshake(error) from error
+                    wire.cause = lost = self._lost_in_handshake(error)
+                    raise lost from error
                 continue
             wire.cause = failure  # whatever comes of telling the peer
             await wire.say_last_words()
