@@ -64,8 +64,7 @@ class Page:
     @contextmanager
     def served(self, beginning: str) -> Generator[None, None, None]:
         """The next command is a server: it runs until the block is left."""
-        *before, last = self.take(beginning).split("\ntrio-mcp ")
-        command = f"{before[0]}\nexec trio-mcp {last}" if before else f"exec {last}"
+        command = f"exec {self.take(beginning)}"
         with subprocess.Popen(
             ["bash", "-c", command], cwd=self.directory, stderr=subprocess.DEVNULL
         ) as process:
@@ -146,7 +145,7 @@ def test_the_commands_do_what_the_page_says(tmp_path: Path) -> None:
     page.run("openssl x509 -in certs/server.pem -noout -ocsp_uri")
     with responding(page.addresses[RESPONDER], authority, identity):
         page.run("openssl ocsp")
-        with page.served("tls="):
+        with page.served("trio-mcp serve"):
             required = page.left[0]
             assert LISTED in page.run("trio-mcp call")
         page.left[0] = page.left[0].replace("stapling_server.py", f"{EXAMPLES}/stapling_server.py")
