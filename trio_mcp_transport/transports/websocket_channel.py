@@ -250,6 +250,8 @@ class WebSocketChannel(MessageChannel):
 
     async def flush(self) -> None:
         """Wait until the operating system took everything that was queued."""
+        if self._state.is_final:
+            self._state.check_open()
         await self._outbox.flush()
 
     async def send_eof(self) -> None:
@@ -474,10 +476,12 @@ class WebSocketChannel(MessageChannel):
     def _fail(self, cause: ChannelBroken) -> None:
         """Record the first cause, wake everybody, close the stream."""
         if self._state.fail(cause):
+            self._inbox.close(keep=True)
+            if self._reader.is_leaving:
+                return  # what is queued, the answer to the Close among it, is still written
             timed_out = isinstance(cause, HandshakeTimeout)
             self._say_close_now(
                 CloseCode.POLICY_VIOLATION if timed_out else CloseCode.INTERNAL_ERROR
             )
             self._outbox.close(self._state.ending)
-            self._inbox.close(keep=True)
             self._reader.stop_unless_lingering()

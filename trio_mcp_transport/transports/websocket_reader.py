@@ -108,6 +108,8 @@ class WebSocketReader:
         close_received: The peer's last word, once it has come.
         ended: Whether the peer ended the conversation properly, and all before it is in the
             inbox.
+        is_leaving: Whether it lets out what is queued, this side's Close behind it, and then
+            ends by itself.
     """
 
     def __init__(
@@ -152,6 +154,7 @@ class WebSocketReader:
         self.bytes_received = 0
         self.close_received: CloseReceived | None = None
         self.ended = False
+        self.is_leaving = False
 
     # -- the task -----------------------------------------------------------------------
 
@@ -332,12 +335,14 @@ class WebSocketReader:
 
     async def _leave(self) -> None:
         """Both sides have said their last: let it out, then the server closes first."""
+        self.is_leaving = True
         with trio.move_on_after(self._options.close_timeout) as scope:
             with suppress(ChannelBroken, trio.ClosedResourceError):
                 await self._outbox.flush()
         if self._stopped:
             return
         if scope.cancelled_caught and not self._is_closing():
+            self.is_leaving = False
             text = "the peer closed the connection and did not take all that was sent"
             self._fail(ConnectionLost(text))
             return
