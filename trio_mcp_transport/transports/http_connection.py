@@ -185,6 +185,11 @@ class HttpConnection:
         return self._request is None and not self._handling and not self._closed
 
     @property
+    def has_ended(self) -> bool:
+        """Whether nothing is at work for it any more; its stream may still be closing."""
+        return self._closed and not self._handling
+
+    @property
     def tasks_beside(self) -> int:
         """Tasks that it has beside its own: one that writes, or one that reads."""
         return len(self._nursery.child_tasks)

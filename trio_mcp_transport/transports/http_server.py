@@ -296,7 +296,7 @@ class _HttpAcceptLoop(AcceptLoop):
         if len(self.connections) + len(self._shaking) < self._max_connections:
             return True
         for connection in self.connections:
-            if connection.is_idle:
+            if connection.is_idle or connection.has_ended:
                 connection.close()
                 del self.connections[connection]
                 return True
