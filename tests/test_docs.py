@@ -25,10 +25,15 @@ from trio_mcp_transport import (
     HttpEndpoint,
     MemoryEndpoint,
     ProcessEndpoint,
+    ShmEndpoint,
     StdioEndpoint,
     TcpEndpoint,
+    TlsEndpoint,
+    TlsSettings,
+    TlsUnixEndpoint,
     TransportError,
     UnixEndpoint,
+    WebSocketEndpoint,
     features,
     limits,
     parse_endpoint,
@@ -253,14 +258,21 @@ def test_the_pages_show_endpoints_of_every_scheme() -> None:
         HttpEndpoint,
         MemoryEndpoint,
         ProcessEndpoint,
+        ShmEndpoint,
         StdioEndpoint,
         TcpEndpoint,
+        TlsEndpoint,
+        TlsSettings,
+        TlsUnixEndpoint,
         UnixEndpoint,
+        WebSocketEndpoint,
     ],
 )
-def test_every_option_is_explained(struct: type[Endpoint | ChannelOptions]) -> None:
+def test_every_option_is_explained(
+    struct: type[Endpoint | ChannelOptions | TlsSettings],
+) -> None:
     # Python 3.13 and later take the indentation out by themselves.
-    explained = "\n".join(inspect.cleandoc(each.__doc__ or "") for each in (struct, Endpoint))
+    explained = "\n".join(inspect.cleandoc(each.__doc__ or "") for each in struct.__mro__)
     for field in msgspec.structs.fields(struct):
         assert f"\n    {field.name}: " in explained, field.name
 
@@ -403,6 +415,8 @@ def test_the_hardening_page_shows_the_real_defaults() -> None:
         TcpEndpoint,
         UnixEndpoint,
         HttpEndpoint,
+        WebSocketEndpoint,
+        TlsSettings,
         Http1Limits,
         ChannelOptions,
     )
