@@ -146,17 +146,47 @@ def test_a_bad_client_certificate_is_refused(
     assert pair.client.error is not None
 
 
-def test_a_client_whose_certificate_has_no_subject_is_called_the_client(
-    tls_files: TlsFiles,
+@pytest.mark.parametrize(
+    ("subject", "sans", "name"),
+    [
+        (None, ["spiffe://a/b", "a.example"], "a.example"),
+        (None, ["spiffe://a/b"], "spiffe://a/b"),
+        (None, [], None),
+        # Anybody can show a certificate before it is refused: no name steers a terminal, or
+        # makes another line in a log, or a very long one.
+        ("a\nERROR: \x1b[31mb\u202e", [], r"CN=a\nERROR: \x1b[31mb\u202e"),
+        (None, [f"{'a.' * 1000}example"], f"{'a.' * 128}..."),
+    ],
+)
+def test_a_client_is_called_by_what_its_certificate_says(
+    tls_files: TlsFiles, subject: str | None, sans: list[str], name: str | None
 ) -> None:
-    issued = CertificateAuthority.create().issue_client(sans=["spiffe://a/b"])
+    issued = CertificateAuthority.create().issue_client(subject, sans=sans)
     client = replace(
         tls_files.client_settings, cert_pem=issued.certificate_pem, key_pem=issued.key_pem
     )
     error = connect(client, tls_files.mutual_server_settings).server.error
     assert isinstance(error, CertificateError)
-    assert error.name is None
-    assert "the certificate of the client was refused (untrusted)" in str(error)
+    assert error.name == name
+    whose = "the client" if name is None else name
+    assert str(error).startswith(f"the certificate of {whose} was refused (untrusted): ")
+    assert str(error).isprintable()
+
+
+def test_the_names_of_a_foreign_authority_do_not_steer_a_terminal(tls_files: TlsFiles) -> None:
+    stranger = CertificateAuthority.create("a\r\nERROR: \x1b[2Jb")
+    issued = stranger.issue_server("server.example")
+    server = replace(
+        tls_files.server_settings,
+        cert_file=None,
+        key_file=None,
+        cert_pem=issued.certificate_pem,
+        key_pem=issued.key_pem,
+    )
+    error = connect(tls_files.client_settings, server).client.error
+    assert isinstance(error, CertificateError)
+    assert r"'CN=a\r\nERROR: \x1b[2Jb'" in str(error)
+    assert str(error).isprintable()
 
 
 # -- Whatever goes wrong is a refusal ------------------------------------------------

@@ -35,6 +35,7 @@ __all__ = [
     "Identity",
     "certificate_facts",
     "describe_names",
+    "describe_subject",
     "host_names",
     "load_authorities",
     "load_identities",
@@ -43,6 +44,8 @@ __all__ = [
 ]
 
 _KEY = re.compile(rb"-----BEGIN ([A-Z ]*)PRIVATE KEY-----.*?-----END \1PRIVATE KEY-----", re.DOTALL)
+#: Of one name in an error text; host names have at most 253.
+_SHOWN_CHARACTERS = 256
 _HASHED = re.compile(r"[0-9a-f]{8}\.[0-9]+")
 
 
@@ -275,5 +278,29 @@ def describe_names(facts: CertificateFacts, limit: int = 5) -> str:
     if not names:
         return "no host at all"
     more = len(names) - limit
-    shown = ", ".join(names[:limit])
+    shown = ", ".join(map(printable, names[:limit]))
     return f"{shown} and {more} more" if more > 0 else shown
+
+
+def describe_subject(certificate: x509.Certificate) -> str | None:
+    """Whose certificate it is, for an error text; None if it does not say."""
+    if subject := certificate.subject.rfc4514_string():
+        return printable(subject)
+    try:
+        names = certificate_facts(certificate).names
+    except ValueError:
+        return None
+    return printable(names[0]) if names else None
+
+
+def printable(text: str) -> str:
+    """Words of a certificate as they may stand in a line of a log or on a terminal.
+
+    Anybody can show a certificate before it is refused, and have line ends or control
+    sequences in its names.
+    """
+    shown = "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode()
+        for each in text[:_SHOWN_CHARACTERS]
+    )
+    return f"{shown}..." if len(text) > _SHOWN_CHARACTERS else shown

@@ -22,7 +22,7 @@ from ..abc import ChannelEvent, EventHandler
 from ..errors import CertificateCheck, CertificateError
 from ..reporting import report
 from ..tls_facts import CertificateFacts, OcspStatus, PinStatus, TransparencyStatus
-from .tls_certificates import certificate_facts, describe_names
+from .tls_certificates import certificate_facts, describe_names, describe_subject, printable
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -263,11 +263,11 @@ class Verification:
         elif check == "self-signed":
             reason = "it is self-signed, and not among those that are trusted"
             if code == 19:
-                root = certificate.subject.rfc4514_string()
-                reason = f"its root {root!r} is not among those that are trusted"
+                root = printable(certificate.subject.rfc4514_string())
+                reason = f"its root '{root}' is not among those that are trusted"
         elif check == "untrusted":
-            issuer = certificate.issuer.rfc4514_string()
-            reason = f"its issuer {issuer!r} is not trusted, or an intermediate is missing"
+            issuer = printable(certificate.issuer.rfc4514_string())
+            reason = f"its issuer '{issuer}' is not trusted, or an intermediate is missing"
         elif check == "revoked":
             reason = "it was revoked"
         elif check == "purpose":
@@ -278,18 +278,18 @@ class Verification:
             check = "untrusted"
         if check in {"self-signed", "untrusted"} and self._policy.trusts_system:
             reason += "; without ca_file only the system's authorities are trusted"
-        subject = certificate.subject.rfc4514_string() if depth else ""
+        subject = describe_subject(certificate) if depth else None
         raise self._refusal(check, reason, depth, of=subject)
 
     def _refusal(
-        self, check: CertificateCheck, reason: str, depth: int = 0, of: str = ""
+        self, check: CertificateCheck, reason: str, depth: int = 0, of: str | None = None
     ) -> CertificateError:
         name = self.name
         if name is None and 0 in self._chain:
-            name = self._chain[0].subject.rfc4514_string() or None
+            name = describe_subject(self._chain[0])
         whose = f"of {name}" if name is not None else "of the client"
         if depth and of:
-            whose = f"{of!r} in the chain {whose}"
+            whose = f"'{of}' in the chain {whose}"
         return CertificateError(
             f"the certificate {whose} was refused ({check}): {reason}",
             check=check,
