@@ -216,18 +216,18 @@ class ServingListener(AcceptLoop):
                             channel = await self.listener.accept(nursery)
                     except Exception as error:
                         task_status.started(error)  # the loop decides what it means
-                        return
-                    self.open_connections += 1
-                    self.accepted += 1
-                    if unfinished is not None:
-                        task_status.started(None)
-                        channel = await self._finish(unfinished, nursery)
-                        if channel is not None:
-                            await self._serve(channel)
-                    elif channel is not None:
-                        await self._serve(channel, task_status)
-                    # The channel is closed: nothing of it may hold the place any more.
-                    nursery.cancel_scope.cancel()
+                    else:
+                        self.open_connections += 1
+                        self.accepted += 1
+                        if unfinished is not None:
+                            task_status.started(None)
+                            channel = await self._finish(unfinished, nursery)
+                            if channel is not None:
+                                await self._serve(channel)
+                        elif channel is not None:
+                            await self._serve(channel, task_status)
+                        # The channel is closed: nothing of it may hold the place any more.
+                        nursery.cancel_scope.cancel()
             except* Exception as group:
                 self._report_handler_failure(channel, lone_exception(group))
         finally:
