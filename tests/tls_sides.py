@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 import socket
+import struct
+from collections.abc import Awaitable, Callable
 
 import trio
 from OpenSSL import SSL
@@ -151,3 +153,27 @@ async def shake_streams(client: TlsStream, server: TlsStream) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(client.do_handshake)
         nursery.start_soon(server.do_handshake)
+
+
+def reset(stream: SocketStream) -> None:
+    """Close so that the peer gets a reset, not an end."""
+    stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    stream.close()
+
+
+def tcp_pair() -> tuple[SocketStream, SocketStream]:
+    """A connected pair over TCP."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        client = socket.create_connection(server.getsockname())
+        served, _ = server.accept()
+    return SocketStream(client), SocketStream(served)
+
+
+async def outcome_of(
+    async_fn: Callable[[], Awaitable[object]], outcomes: dict[str, object], name: str
+) -> None:
+    """Note what a call returns, or how it fails."""
+    try:
+        outcomes[name] = await async_fn()
+    except (TlsError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+        outcomes[name] = error

@@ -205,6 +205,11 @@ class TlsMachine:
         return self.connection.get_protocol_version() >= self._ssl.TLS1_3_VERSION
 
     @property
+    def can_send(self) -> bool:
+        """Whether `send_data` and `send_close` are legal."""
+        return self._sending is _OPEN
+
+    @property
     def may_have_event(self) -> bool:
         """Whether `next_event` is worth asking; if not it would say `NEED_DATA`."""
         return self._at < len(self._chunk) or self._eof or self._receiving is not _OPEN
@@ -472,7 +477,10 @@ class TlsMachine:
         if not self.was_cut_off:
             self._sending = _ERROR
         self._may_have_output = True
-        if isinstance(error, Exception):
+        if isinstance(error, TransportError):
+            # Without its traceback, which knows this and all that calls it.
+            self._fault = copy.copy(error)
+        elif isinstance(error, Exception):
             self._fault = error
 
     def _fault_again(self) -> Exception:

@@ -153,7 +153,7 @@ class TlsStream(trio.abc.HalfCloseableStream):
                 self.facts = await self._run_handshake()
                 return self.facts
             if wire.cause is not None:  # the time ran out while the peer was told
-                raise wire.cause
+                wire.raise_cause()
             raise TlsHandshakeFailed(f"the TLS handshake was not complete within {limit:g} s")
         except BaseException as error:
             wire.break_with(error)
@@ -164,13 +164,12 @@ class TlsStream(trio.abc.HalfCloseableStream):
     async def _run_handshake(self) -> TlsFacts:
         wire, machine, session = self._wire, self._wire.machine, self._session
         while True:
-            failure: Exception
             try:
                 event = machine.next_event()
             except TlsHandshakeFailed as error:
-                failure = session.explain(error)
+                wire.cause = session.explain(error)
             except Exception as error:  # a callback's own, such as CertificateError
-                failure = error
+                wire.cause = error
             else:
                 # `finish` comes before this side's last flight, so that a peer which is
                 # refused now does not take the handshake for complete.
@@ -183,12 +182,12 @@ class TlsStream(trio.abc.HalfCloseableStream):
                         return facts
                     await wire.read()
                 except trio.BrokenResourceError as error:
-                    wire.cause = lost = self._lost_in_handshake(error)
-                    raise lost from error
+                    wire.cause = self._lost_in_handshake(error)
+                    raise wire.cause from error
                 continue
-            wire.cause = failure  # whatever comes of telling the peer
+            # That is the cause, whatever comes of telling the peer.
             await wire.say_last_words()
-            raise failure
+            wire.raise_cause()
 
     def _lost_in_handshake(self, error: trio.BrokenResourceError) -> TlsError:
         """Why the connection broke; the peer may have said it before it closed."""
@@ -239,7 +238,7 @@ class TlsStream(trio.abc.HalfCloseableStream):
                 try:
                     data = self._take(max_bytes)
                 except ProtocolError as error:
-                    wire.cause = fault = error
+                    wire.cause = error
                 else:
                     output = wire.machine.bytes_to_send()
                     if output:
@@ -253,7 +252,7 @@ class TlsStream(trio.abc.HalfCloseableStream):
                     waited = True
                     continue
                 await wire.say_last_words()
-                wire.fail(fault)
+                wire.fail()
         finally:
             self._is_receiving = False
 
@@ -405,13 +404,25 @@ class TlsStream(trio.abc.HalfCloseableStream):
                 return at
         except trio.BrokenResourceError as error:
             self._raise_why(error)
+        finally:
+            del data  # or whoever keeps the exception keeps it
 
     def _encrypt(self, piece: bytes | memoryview) -> bytes:
         try:
-            return self._wire.machine.send_data(piece)
+            return self._sending_machine().send_data(piece)
         except BaseException as error:
             self._wire.break_with(error)
             raise
+
+    def _sending_machine(self) -> TlsMachine:
+        """The machine, unless it is broken by what was received and not told yet."""
+        machine = self._wire.machine
+        if not machine.can_send:
+            try:
+                machine.next_event()
+            except ProtocolError as error:
+                self._wire.fail(error)
+        return machine
 
     async def _write(self, ciphertext: bytes) -> None:
         try:
@@ -425,19 +436,26 @@ class TlsStream(trio.abc.HalfCloseableStream):
         A TLS 1.3 client learns so that its certificate was refused, as its side of the
         handshake was complete before the server's.
         """
-        if not self._is_receiving and not self._plain:
-            try:
-                while self._wire.read_nowait():
-                    data = self._take(READ_CHUNK_BYTES)
-                    if data is not None:  # something to read, or the end, which comes again
-                        self._plain = data
-                        break
-            except ProtocolError as why:
-                if not self._wire.machine.was_cut_off:
-                    self._wire.fail(why)
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                pass
-        raise error
+        try:
+            if not self._is_receiving and not self._plain:
+                self._look_for_reason()
+            raise error
+        finally:
+            del error  # which knows this frame by its traceback
+
+    def _look_for_reason(self) -> None:
+        wire = self._wire
+        try:
+            while wire.read_nowait():
+                data = self._take(READ_CHUNK_BYTES)
+                if data is not None:  # something to read, or the end, which comes again
+                    self._plain = data
+                    break
+        except ProtocolError as why:
+            if not wire.machine.was_cut_off:
+                wire.fail(why)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
 
     def _take_owed(self, octets: memoryview) -> int:
         """How many bytes of this were encrypted before, when they did not fit."""
@@ -488,7 +506,7 @@ class TlsStream(trio.abc.HalfCloseableStream):
             if not self._wire.machine.can_half_close:
                 raise LocalProtocolError("TLS 1.2 cannot end one direction alone")
             self._eof_sent = True
-            await self._write(self._wire.machine.send_close())
+            await self._write(self._sending_machine().send_close())
         finally:
             self._is_sending = False
 

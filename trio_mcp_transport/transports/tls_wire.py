@@ -234,7 +234,7 @@ class TlsWire:
             ):
                 await self.write(alert)
 
-    def break_with(self, error: BaseException) -> None:
+    def break_with(self, error: BaseException | None) -> None:
         """Nothing can be sent or received any more."""
         if self.state is WireState.OPEN:
             self.state = WireState.BROKEN
@@ -242,17 +242,32 @@ class TlsWire:
                 self.cause = error
             self.machine.send_failed()
 
-    def fail(self, error: Exception) -> NoReturn:
-        """Break; raise what that is for who called the stream."""
-        self.break_with(error)
-        if self.state is WireState.CLOSED:
+    def raise_cause(self) -> NoReturn:
+        """Raise the first cause itself, for who has found it.
+
+        Raises:
+            trio.ClosedResourceError: This side has closed the stream since.
+        """
+        if self.cause is None:
             self.check_open()
-        raise trio.BrokenResourceError(str(error)) from error
+        assert self.cause is not None
+        raise self.cause
+
+    def fail(self, error: BaseException | None = None) -> NoReturn:
+        """Break, by this or by the cause that is known; raise what that is for a caller.
+
+        Raises:
+            trio.BrokenResourceError: Always...
+            trio.ClosedResourceError: ...unless this side has closed the stream since.
+        """
+        self.break_with(error)
+        self.check_open()
+        raise AssertionError("it is broken or closed")
 
     def _break_sending(self, error: trio.BrokenResourceError) -> None:
-        if self._send_fault is None:
+        if self._send_fault is None and self.state is WireState.OPEN:
             self._send_fault = error
-            self.machine.send_failed()
+        self.machine.send_failed()
 
     def check_open(self) -> None:
         """Raise what a call on a closed or broken stream raises.
@@ -283,7 +298,9 @@ class TlsWire:
     def end(self, *, with_farewell: bool) -> bytes:
         """Be closed from now on; return what to write before, if anything can be written."""
         state, self.state = self.state, WireState.CLOSED
-        if not with_farewell or state is not WireState.OPEN or self._send_fault is not None:
+        # Faults know this object by their tracebacks, so it must not know them.
+        self.cause = self._send_fault = None
+        if not with_farewell or state is not WireState.OPEN or not self.machine.can_send:
             return b""
         farewell = self._unsent + self.machine.send_close()
         self._unsent = b""
