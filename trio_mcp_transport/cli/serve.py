@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TypeAlias
@@ -201,8 +202,10 @@ async def _serve(
     async with trio.open_nursery() as around:
         if gateway is not None:
             await around.start(gateway.run)
-        # Without TLS a hangup ends the process, as it always does.
-        hangups = await around.start(reload_on_hangup, servers) if servers else None
+        hangups: trio.CancelScope | None = None
+        if servers and sys.platform != "win32":
+            # Without TLS a hangup ends the process, as it always does.
+            hangups = await around.start(reload_on_hangup, servers)
         async with trio.open_nursery() as nursery:
             bound: list[str] = []
             for group in groups:
