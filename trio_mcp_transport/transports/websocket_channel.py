@@ -460,7 +460,8 @@ class WebSocketChannel(MessageChannel):
     def _say_close_now(self, code: int) -> None:
         """Tell the peer, if nothing is in the way."""
         if self._may_say_close() and can_speak_at_once(self._stream, self._outbox):
-            with suppress(ChannelBroken):
+            # The stream may have been closed by whoever made it.
+            with suppress(ChannelBroken, trio.ClosedResourceError):
                 self._outbox.put_control(self._machine.send(Close(code)))
 
     def _report_unsent(self) -> None:

@@ -39,7 +39,7 @@ from ..limits import (
     WEBSOCKET_PONG_TIMEOUT,
     ChannelOptions,
 )
-from ..sansio.machine import NEED_DATA
+from ..sansio.machine import NEED_DATA, Side
 from ..sansio.websocket import (
     BinaryMessage,
     Close,
@@ -354,7 +354,10 @@ class WebSocketReader:
             await self._stream.aclose()
 
     async def _linger(self) -> None:
-        """Let a peer that goes on sending hear why it is not heard any more."""
+        """Let a peer that goes on sending hear why it is not heard any more.
+
+        That is over when it answers the Close, where that can still be told from the rest.
+        """
         with trio.move_on_after(min(_LINGER_SECONDS, self._options.close_timeout)) as self._scope:
             if isinstance(self._stream, trio.abc.HalfCloseableStream):
                 with suppress(LocalProtocolError):  # TLS 1.2 cannot
@@ -362,9 +365,20 @@ class WebSocketReader:
             await self._discard(_LINGER_BYTES)
 
     async def _discard(self, most: int) -> None:
-        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+        machine = self._machine
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError, RemoteProtocolError):
             while most > 0 and (data := await self._stream.receive_some(READ_CHUNK_BYTES)):
                 most -= len(data)
+                if machine.receiving is Side.OPEN and self._takes_close(bytes(data)):
+                    return
+
+    def _takes_close(self, data: bytes) -> bool:
+        """Whether the peer's Close is in there."""
+        self._machine.receive_data(data)
+        while (event := self._machine.next_event()) is not NEED_DATA:
+            if isinstance(event, CloseReceived):
+                return True
+        return False
 
 
 def can_speak_at_once(stream: trio.abc.Stream, outbox: Outbox) -> bool:
