@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from trio_mcp_transport.errors import CertificateError, TlsHandshakeFailed
+from trio_mcp_transport.errors import CertificateError, RemoteProtocolError, TlsHandshakeFailed
 from trio_mcp_transport.limits import TLS_CLOSE_TIMEOUT
 from trio_mcp_transport.testing import FaultyStream
 from trio_mcp_transport.testing.faults import stall_after
@@ -447,6 +447,51 @@ async def test_renegotiation_is_refused_and_the_stream_goes_on(tls_files: TlsFil
                 await server.send_all(b"still here")
                 assert await left.receive_some()
                 nursery.cancel_scope.cancel()
+
+
+async def test_writing_to_a_peer_that_has_left_politely_fails(tls_files: TlsFiles) -> None:
+    client, server = stream_pair(tls_files)
+    with trio.fail_after(10):
+        async with client:
+            await shake_streams(client, server)
+            await server.aclose()
+            for _ in range(2):
+                with pytest.raises(trio.BrokenResourceError):
+                    await client.send_all(b"x" * 1_000_000)
+            assert await client.receive_some() == b""
+
+
+@pytest.mark.parametrize("farewell", ["nothing", "goodbye", "alert"])
+async def test_a_server_that_leaves_before_the_last_flight_fails_the_handshake(
+    tls_files: TlsFiles, farewell: str
+) -> None:
+    left, right = socket_pair()
+    client_machine, server_machine = machines(tls_files)
+    client_machine.next_event()
+    server_machine.receive_data(client_machine.bytes_to_send())
+    server_machine.next_event()
+    await right.send_all(server_machine.bytes_to_send())
+
+    class Leaving(SocketStream):
+        """What is written arrives nowhere, as the peer leaves at that moment."""
+
+        async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+            server_machine.receive_data(bytes(data))
+            server_machine.next_event()
+            if farewell == "goodbye":
+                await right.send_all(server_machine.send_close())
+            elif farewell == "alert":
+                server_machine.receive_data(b"\x17\x03\x03\x00\x20" + b"x" * 32)
+                with pytest.raises(RemoteProtocolError):
+                    server_machine.next_event()
+                await right.send_all(server_machine.bytes_to_send())
+            right.close()
+            raise trio.BrokenResourceError("broken pipe")
+
+    async with Leaving(left.socket) as wire:
+        said = "bad_record_mac" if farewell == "alert" else "broken pipe"
+        with pytest.raises(TlsHandshakeFailed, match=f"broke during the TLS handshake: .*{said}"):
+            await TlsStream(wire, Session(client_machine)).do_handshake()
 
 
 async def test_what_came_before_the_connection_broke_for_writing_can_still_be_read(

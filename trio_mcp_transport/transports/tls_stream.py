@@ -191,15 +191,20 @@ class TlsStream(trio.abc.HalfCloseableStream):
 
     def _lost_in_handshake(self, error: trio.BrokenResourceError) -> TlsError:
         """Why the connection broke; the peer may have said it before it closed."""
+        machine = self._wire.machine
+        text = str(error)
         try:
-            while self._wire.read_nowait():
-                self._wire.machine.next_event()
+            while self._wire.read_nowait() and machine.next_event() is NEED_DATA:
+                pass
         except TlsHandshakeFailed as why:
             if why.alert is not None:
                 return self._session.explain(why)
+        except ProtocolError as why:  # this side of the handshake was complete
+            if not machine.was_cut_off:
+                text = str(why)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
-        text = f"the connection broke during the TLS handshake: {error}"
+        text = f"the connection broke during the TLS handshake: {text}"
         return TlsHandshakeFailed(text.rstrip(": "))
 
     # -- receiving ----------------------------------------------------------------------
