@@ -6,7 +6,6 @@ endpoints and by hand. Pure.
 
 from __future__ import annotations
 
-import math
 from typing import Literal, get_args
 
 import msgspec
@@ -20,8 +19,25 @@ Algorithm = Literal["zstd", "gzip", "brotli", "lz4"]
 ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
 
 
-class CompressionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+_ANY = 2**62
+#: How the fields are called as options of an endpoint.
+_OPTIONS = {
+    "algorithms": "compression",
+    "level": "compression_level",
+    "min_size": "compression_min_size",
+    "streaming_threshold": "compression_streaming_threshold",
+    "max_ratio": "compression_max_ratio",
+    "max_free_bytes": "compression_max_free_bytes",
+}
+
+
+class CompressionSettings(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename=_OPTIONS
+):
     """How to compress, and how much may come of what a peer has compressed.
+
+    As options of an endpoint the fields begin with ``compression_``, and `algorithms` is
+    ``compression``: ``tcp://127.0.0.1:9000?compression=zstd,gzip&compression_level=9``.
 
     Attributes:
         algorithms: Those that may be used, the preferred first. Empty for no compression.
@@ -41,7 +57,7 @@ class CompressionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     level: int = 6
     min_size: int = 1024
     streaming_threshold: int = 64 * 1024
-    max_ratio: float = 1000.0
+    max_ratio: int = 1000
     max_free_bytes: int = 1024 * 1024
 
     def __post_init__(self) -> None:
@@ -52,10 +68,16 @@ class CompressionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
                 )
         if len(set(self.algorithms)) != len(self.algorithms):
             raise ConfigurationError("compression: an algorithm is given twice")
-        if not 0 <= self.level <= 11:
-            raise ConfigurationError(f"level must be 0 to 11, not {self.level}")
-        for name in ("min_size", "streaming_threshold", "max_free_bytes"):
-            if getattr(self, name) < 0:
-                raise ConfigurationError(f"{name} must not be negative")
-        if math.isnan(self.max_ratio) or self.max_ratio < 1:
-            raise ConfigurationError(f"max_ratio must be at least 1, not {self.max_ratio}")
+        for field, low, high in (
+            ("level", 0, 11),
+            ("min_size", 0, _ANY),
+            ("streaming_threshold", 0, _ANY),
+            ("max_ratio", 1, _ANY),
+            ("max_free_bytes", 0, _ANY),
+        ):
+            value = getattr(self, field)
+            if type(value) is not int or not low <= value <= high:
+                most = "" if high == _ANY else f" and at most {high}"
+                raise ConfigurationError(
+                    f"{_OPTIONS[field]} must be a whole number, at least {low}{most}, not {value!r}"
+                )

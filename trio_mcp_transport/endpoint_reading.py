@@ -46,7 +46,7 @@ _ALIASES = {
 }
 _PORT = re.compile(r"[0-9]{1,5}")
 # How msgspec says which field of a struct is wrong.
-_AT = re.compile(r"(.*) - at `\$(?:\.(?:options|tls))?\.(\w+).*`")
+_AT = re.compile(r"(.*) - at `\$(?:\.(?:options|tls|compression))?\.(\w+).*`")
 
 
 def read_endpoint(struct: type[E], parameters: Mapping[str, object], **target_fields: object) -> E:

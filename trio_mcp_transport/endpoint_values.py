@@ -74,9 +74,9 @@ def _plain(declared: Type) -> tuple[Type, bool]:
 
 
 def declared_types(struct: type[msgspec.Struct]) -> dict[str, Type]:
-    """The declared type of each field of a struct."""
+    """The declared type of each field of a struct, by its name as an option."""
     return {
-        field.name: msgspec.inspect.type_info(field.type)
+        field.encode_name: msgspec.inspect.type_info(field.type)
         for field in msgspec.structs.fields(struct)
     }
 
@@ -138,8 +138,9 @@ def read_value(name: str, text: str, declared: Type) -> object:
         return text
     if isinstance(plain, StrType):
         return text
-    if isinstance(plain, VarTupleType) and isinstance(plain.item_type, StrType):
-        return [item for part in text.split(",") if (item := part.strip())]
+    if isinstance(plain, VarTupleType) and isinstance(plain.item_type, StrType | LiteralType):
+        items = [item for part in text.split(",") if (item := part.strip())]
+        return [read_value(name, item, plain.item_type) for item in items]
     raise ConfigurationError(f"{name} cannot be written as text")
 
 

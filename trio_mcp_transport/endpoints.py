@@ -21,6 +21,7 @@ from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
+from .compression_settings import CompressionSettings
 from .endpoint_values import (
     OCTAL,
     declared_types,
@@ -272,6 +273,7 @@ class TcpEndpoint(Endpoint, frozen=True):
             there; `math.inf` switches that off.
         buffer_size: Bytes of the kernel's send and receive buffers; None leaves them alone.
         max_connections: Connections served at a time; more wait in the kernel's queue.
+        compression: What goes over the wire may be compressed, if the peer can as well.
     """
 
     scheme = "tcp"
@@ -283,6 +285,7 @@ class TcpEndpoint(Endpoint, frozen=True):
     keep_alive: _Seconds = 60.0
     buffer_size: _Positive | None = None
     max_connections: _Positive = DEFAULT_MAX_CONNECTIONS
+    compression: CompressionSettings = CompressionSettings()
 
     def __post_init__(self) -> None:
         """Check the host.
@@ -318,6 +321,7 @@ class UnixEndpoint(Endpoint, frozen=True):
         check_peer: Refuse a peer that runs neither as this user nor as root.
         buffer_size: Bytes of the kernel's send and receive buffers; None leaves them alone.
         max_connections: Connections served at a time; more wait in the kernel's queue.
+        compression: What goes over the wire may be compressed, if the peer can as well.
     """
 
     scheme = "unix"
@@ -331,6 +335,7 @@ class UnixEndpoint(Endpoint, frozen=True):
     check_peer: bool = False
     buffer_size: _Positive | None = None
     max_connections: _Positive = DEFAULT_MAX_CONNECTIONS
+    compression: CompressionSettings = CompressionSettings()
 
     def __post_init__(self) -> None:
         """Check the path and its length in bytes.
@@ -375,7 +380,8 @@ def _parameters(struct: msgspec.Struct, skip: tuple[str, ...] = ()) -> Iterator[
     for field in msgspec.structs.fields(struct):
         value = getattr(struct, field.name)
         if field.name not in skip and value != field.default:
-            yield field.name, write_value(value, declared[field.name])
+            name = field.encode_name
+            yield name, write_value(value, declared[name])
 
 
 def _complaint(

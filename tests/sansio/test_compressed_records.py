@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_mcp_transport.compression_settings import CompressionSettings
+from trio_mcp_transport.compression_settings import Algorithm, CompressionSettings
 from trio_mcp_transport.errors import RemoteProtocolError
 from trio_mcp_transport.sansio.compressed_records import RecordReader, RecordWriter, hello
 from trio_mcp_transport.sansio.compression import available_algorithms, make_compressor
@@ -195,6 +195,17 @@ def test_half_a_record_is_cut_off() -> None:
     target.feed(record(0, b"abc")[:-1])
     assert target.read() == b""
     assert not target.is_between_records
+
+
+@pytest.mark.parametrize("algorithm", available_algorithms())
+@pytest.mark.parametrize("size", [30_000, 32_768, 65_535, 65_536, 65_537, 120_000])
+def test_all_of_a_burst_comes_out_at_once(algorithm: Algorithm, size: int) -> None:
+    settings = CompressionSettings(algorithms=(algorithm,))
+    records, target = writer(settings), after_hello(settings)
+    burst = (b"tools " * size)[:size]
+    for _ in range(3):
+        target.feed(records.write(burst))
+        assert read_all(target) == burst
 
 
 def test_large_bursts_become_records_of_64_kilobytes() -> None:

@@ -217,7 +217,9 @@ class RecordReader:
             engine = self._decompressors[algorithm] = make_decompressor(algorithm)
         self.statistics.start()
         data = engine.decompress(body, MAX_RECORD_BYTES + 1)
-        if len(data) > MAX_RECORD_BYTES or not engine.needs_input:
+        while len(data) <= MAX_RECORD_BYTES and not engine.needs_input:
+            data += engine.decompress(b"", MAX_RECORD_BYTES + 1 - len(data))
+        if len(data) > MAX_RECORD_BYTES:
             raise RemoteProtocolError(f"a record of more than {MAX_RECORD_BYTES} bytes", status=413)
         self.statistics.done(len(data), _RECORD_HEAD + len(body), compressed=True)
         self._guard.check(self.statistics.bytes_after, self.statistics.bytes_before)

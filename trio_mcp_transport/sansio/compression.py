@@ -388,6 +388,7 @@ class _Unbrotli(Decompressor):
         output = self._surplus
         if not output:
             if self._engine.is_finished():
+                self._may_have_more = False
                 if data:
                     raise RemoteProtocolError("there is something behind the end of brotli")
                 return b""
@@ -395,7 +396,8 @@ class _Unbrotli(Decompressor):
                 output = self._engine.process(data, output_buffer_limit=max_bytes)
             except self._error:
                 raise _malformed("brotli") from None
-            self._may_have_more = len(output) >= max_bytes
+            # It holds back a few bytes now and then, however far the limit is.
+            self._may_have_more = output != b""
         output, self._surplus = _split(output, max_bytes)
         return output
 

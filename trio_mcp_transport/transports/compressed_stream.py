@@ -4,18 +4,18 @@ The transports of byte streams wrap theirs in a `CompressedStream` where an endp
 it; nothing is decided here but when to wait. `sansio.compressed_records` has what goes over
 the wire.
 
-Theory of operation. The side that connected says hello with its first bytes and never waits
-for an answer. The side that was connected to says nothing until the peer's first byte has shown
-whether it speaks compression at all; whoever wants to send before that reads it, unless
-somebody is reading already. What was read stays in the reader, so that a cancelled read loses
-nothing; a cancelled write leaves half a record, so the stream is broken then.
+Theory of operation. The side that connected says hello at once and never waits for an answer.
+The side that was connected to says nothing until the peer's first byte has shown whether it
+speaks compression at all; whoever wants to send before that reads it, unless somebody is
+reading already. What was read stays in the reader, so that a cancelled read loses nothing; a
+cancelled write leaves half a record, so the stream is broken then.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import trio
 
@@ -27,9 +27,10 @@ from ..sansio.compression import available_algorithms
 from ..sansio.compression_choice import CompressionStatistics
 from .channel_state import half_closeable
 from .fd_stream import read_size
+from .outbox import SupportsSendNowait
 from .stream_channel import SupportsClose
 
-__all__ = ["CompressedStream", "check_available"]
+__all__ = ["CompressedStream", "check_available", "compressed", "settings_for_client"]
 
 
 def check_available(settings: CompressionSettings) -> None:
@@ -44,6 +45,23 @@ def check_available(settings: CompressionSettings) -> None:
             f"compression with {' and '.join(missing)} needs an extra:"
             " pip install 'trio-mcp-transport[compression]'"
         )
+
+
+def compressed(
+    stream: trio.abc.Stream, settings: CompressionSettings, *, accepted: bool
+) -> trio.abc.Stream:
+    """The stream as it is, or where an algorithm is asked for, a `CompressedStream` of it."""
+    if not settings.algorithms:
+        return stream
+    compressing = CompressedStream(stream, settings, accepted=accepted)
+    if not accepted:
+        compressing.say_hello()
+    return compressing
+
+
+def settings_for_client(settings: CompressionSettings) -> CompressionSettings:
+    """What a listener's endpoint tells its clients: the algorithms that they may use."""
+    return CompressionSettings(algorithms=settings.algorithms)
 
 
 class CompressedStream(trio.abc.HalfCloseableStream):
@@ -182,13 +200,27 @@ class CompressedStream(trio.abc.HalfCloseableStream):
                 if self._reader.is_plain
                 else self._greeting() + self._writer.write(data)
             )
-            try:
-                await self.transport_stream.send_all(wire)
-            except trio.ClosedResourceError:  # nothing was written after the end
-                raise
-            except BaseException:
-                self._broken = True  # half a record may have been written
-                raise
+            await self._write(wire)
+
+    def say_hello(self) -> None:
+        """Begin, where this side connected: the peer may want to speak first.
+
+        Never waits: there is always room for the first bytes of a connection. A stream that
+        cannot write without waiting says hello with the first data.
+        """
+        stream = self.transport_stream
+        if self._hello and isinstance(stream, SupportsSendNowait):
+            with suppress(trio.BrokenResourceError):  # whoever reads or writes is told
+                self._hello = self._hello[stream.send_nowait(self._hello) :]
+
+    async def _write(self, wire: bytes) -> None:
+        try:
+            await self.transport_stream.send_all(wire)
+        except trio.ClosedResourceError:  # nothing was written after the end
+            raise
+        except BaseException:
+            self._broken = True  # half a record may have been written
+            raise
 
     def _greeting(self) -> bytes:
         """The hello, once."""

@@ -21,6 +21,7 @@ from ..abc import ChannelContext, EventHandler, MessageChannel, MessageListener
 from ..endpoints import TcpEndpoint, join_host_port
 from ..reporting import choose_failure
 from .accept import StreamListener, options_for_client
+from .compressed_stream import check_available, compressed, settings_for_client
 from .socket_file import BACKLOG
 from .socket_stream import SocketStream, connect_failed, set_buffer_size, take_socket
 from .stream_channel import StreamChannel
@@ -88,7 +89,9 @@ async def open_socket(
 
     Raises:
         ConnectFailed: The name cannot be looked up, or no address accepts.
+        FeatureUnavailable: It asks for a compression that is not installed.
     """
+    check_available(endpoint.compression)
     try:
         stream = await trio.open_tcp_stream(endpoint.host, endpoint.port)
     # A name that no DNS can have is a UnicodeError from the IDNA codec.
@@ -136,7 +139,12 @@ async def listen(endpoint: TcpEndpoint, on_event: EventHandler | None) -> Messag
     def make_channel(sock: socket.socket, nursery: trio.Nursery) -> MessageChannel:
         return _make_channel(sock, nursery, endpoint, on_event, accepted=True)
 
-    bound = TcpEndpoint(host=host, port=port, options=options_for_client(endpoint.options))
+    bound = TcpEndpoint(
+        host=host,
+        port=port,
+        compression=settings_for_client(endpoint.compression),
+        options=options_for_client(endpoint.options),
+    )
     return StreamListener(sockets, str(bound), make_channel)
 
 
@@ -149,7 +157,9 @@ async def open_listeners(endpoint: TcpEndpoint, where: str) -> list[socket.socke
 
     Raises:
         ConnectFailed: The name cannot be looked up, or an address cannot be bound.
+        FeatureUnavailable: It asks for a compression that is not installed.
     """
+    check_available(endpoint.compression)
     try:
         found = await trio.socket.getaddrinfo(
             endpoint.host,
@@ -175,7 +185,7 @@ def _make_channel(
     context = make_context(sock, endpoint)
     set_options(sock, endpoint)
     return StreamChannel(
-        SocketStream(sock),
+        compressed(SocketStream(sock), endpoint.compression, accepted=accepted),
         nursery=nursery,
         context=context,
         options=endpoint.options,

@@ -22,6 +22,7 @@ from ..tls_endpoints import DEFAULT_UNIX_SERVER_NAME, TlsEndpoint, TlsUnixEndpoi
 from ..tls_facts import TlsFacts
 from . import tcp, unix
 from .accept import SocketAcceptor, options_for_client
+from .compressed_stream import compressed, settings_for_client
 from .socket_stream import SocketStream, connect_failed, set_buffer_size
 from .stream_channel import StreamChannel
 from .tls_stream import TlsStream
@@ -90,7 +91,7 @@ async def connect_with_tls(
         raise
     facts = await shake_hands(stream)
     return StreamChannel(
-        stream,
+        compressed(stream, endpoint.compression, accepted=False),
         nursery=nursery,
         context=msgspec.structs.replace(context, tls=facts),
         options=endpoint.options,
@@ -140,16 +141,17 @@ async def listen_with_tls(
     remove: Callable[[], None] | None = None
     path: str | None = None
     options = options_for_client(endpoint.options)
+    compression = settings_for_client(endpoint.compression)
     if isinstance(endpoint, TlsUnixEndpoint):
         sock, path, remove = await unix.open_listener(endpoint, on_event)
         sockets = [sock]
-        bound = str(TlsUnixEndpoint(path=path, options=options))
+        bound = str(TlsUnixEndpoint(path=path, compression=compression, options=options))
     else:
         sockets = await tcp.open_listeners(endpoint, endpoint.label)
         host, port = tcp.host_and_port(sockets[0].getsockname())
         if len(sockets) > 1:
             host = endpoint.host
-        bound = str(TlsEndpoint(host=host, port=port, options=options))
+        bound = str(TlsEndpoint(host=host, port=port, compression=compression, options=options))
     return TlsListener(sockets, bound, endpoint, tls, on_event, path=path, on_close=remove)
 
 
@@ -251,7 +253,7 @@ class _Unfinished:
         try:
             facts = await self._stream.do_handshake()
             channel = StreamChannel(
-                self._stream,
+                compressed(self._stream, self._endpoint.compression, accepted=True),
                 nursery=nursery,
                 context=self._describe(facts),
                 options=self._endpoint.options,

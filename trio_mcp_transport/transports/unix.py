@@ -28,6 +28,7 @@ from ..abc import (
 from ..endpoints import UnixEndpoint
 from ..errors import ConfigurationError, ConnectFailed, FeatureUnavailable
 from .accept import StreamListener, options_for_client
+from .compressed_stream import check_available, compressed, settings_for_client
 from .socket_file import BACKLOG, bind_socket_file
 from .socket_stream import SocketStream, connect_failed, set_buffer_size
 from .stream_channel import StreamChannel
@@ -87,6 +88,7 @@ async def open_socket(endpoint: UnixEndpoint) -> socket.socket:
         FeatureUnavailable: As for `connect`.
     """
     _check_platform(endpoint)
+    check_available(endpoint.compression)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
@@ -128,7 +130,11 @@ async def listen(endpoint: UnixEndpoint, on_event: EventHandler | None) -> Messa
             sock, nursery, endpoint, on_event, local_address=path, peer_address=None
         )
 
-    bound = UnixEndpoint(path=path, options=options_for_client(endpoint.options))
+    bound = UnixEndpoint(
+        path=path,
+        compression=settings_for_client(endpoint.compression),
+        options=options_for_client(endpoint.options),
+    )
     return StreamListener([sock], str(bound), make_channel, remove)
 
 
@@ -141,6 +147,7 @@ async def open_listener(
         ConnectFailed: As for `listen`, as are the others.
     """
     _check_platform(endpoint)
+    check_available(endpoint.compression)
     uid, gid = _user_id(endpoint.owner), _group_id(endpoint.group)
     remove: Callable[[], None] | None = None
     try:
@@ -218,7 +225,7 @@ def _make_channel(
     context = make_context(sock, endpoint, local_address=local_address, peer_address=peer_address)
     set_buffer_size(sock, endpoint.buffer_size)
     return StreamChannel(
-        SocketStream(sock),
+        compressed(SocketStream(sock), endpoint.compression, accepted=peer_address is None),
         nursery=nursery,
         context=context,
         options=endpoint.options,
