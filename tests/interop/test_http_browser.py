@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
 import msgspec
 import pytest
-import trio
-from http_peers import NODE_MODULES, node
-from serving import PATIENCE, serving
+from browsers import browser, page, run_in_page
+from serving import serving
 
 from trio_mcp_transport import ChannelEvent, serve_peers
 from trio_mcp_transport.cli.builtin_server import BuiltinServer
@@ -21,7 +17,6 @@ pytestmark = [pytest.mark.interop, pytest.mark.integration]
 
 TESTS = Path(__file__).parents[1]
 SCRIPT = (TESTS / "browser_script.js").read_text()
-PAGE = b"<!doctype html><meta charset=utf-8><title>a page</title>"
 LEGACY = {
     "session": True,
     "name": "trio-mcp",
@@ -31,46 +26,10 @@ LEGACY = {
 }
 
 
-def browser() -> list[str]:
-    """What drives Chromium; skips where something of it is not installed."""
-    playwright = NODE_MODULES / "playwright-core"
-    chromium = shutil.which("chromium")
-    if not playwright.exists() or chromium is None:
-        pytest.skip("needs chromium, and playwright-core in $TRIO_MCP_NODE_MODULES")
-    return [node(20), str(TESTS / "browser_page.mjs"), str(playwright), chromium]
-
-
-@asynccontextmanager
-async def page() -> AsyncGenerator[int]:
-    """A web server with an empty page, on a port of 127.0.0.1."""
-
-    async def answer(stream: trio.SocketStream) -> None:
-        async with stream:
-            await stream.receive_some()
-            head = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nConnection: close\r\n"
-            await stream.send_all(head + b"Content-Length: %d\r\n\r\n" % len(PAGE) + PAGE)
-
-    async with trio.open_nursery() as nursery:
-        listen = partial(trio.serve_tcp, answer, 0, host="127.0.0.1")
-        (listener,) = await nursery.start(listen)
-        try:
-            yield listener.socket.getsockname()[1]
-        finally:
-            nursery.cancel_scope.cancel()
-
-
 async def say(directory: Path, page_url: str, server_url: str, rules: str = "") -> object:
     """What a page at one URL finds at the other."""
-    with trio.fail_after(PATIENCE):
-        done = await trio.run_process(
-            [*browser(), str(directory / "browser"), rules, page_url],
-            stdin=SCRIPT.replace("URL_OF_SERVER", server_url).encode(),
-            capture_stdout=True,
-            capture_stderr=True,
-            check=False,
-        )
-    assert done.returncode == 0, done.stderr.decode()
-    return msgspec.json.decode(done.stdout)
+    script = SCRIPT.replace("URL_OF_SERVER", server_url)
+    return await run_in_page(directory, page_url, script, rules)
 
 
 def refused(found: object) -> bool:
