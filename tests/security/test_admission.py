@@ -19,6 +19,7 @@ from trio_mcp_transport.security.admission import (
 from trio_mcp_transport.security.authentication import BearerTokens, forbidden, unauthorized
 from trio_mcp_transport.security.cors import CorsPolicy
 from trio_mcp_transport.security.facts import Address, ConnectionFacts
+from trio_mcp_transport.tls_facts import CertificateFacts, TlsFacts
 
 pytestmark = pytest.mark.security
 
@@ -405,3 +406,84 @@ def test_tokens_that_nobody_could_send_are_refused(tokens: dict[str, str]) -> No
 
 def test_only_the_principals_are_kept_and_no_token() -> None:
     assert "s3cret" not in repr(vars(BearerTokens({"s3cret": "me"})))
+
+
+# -- client certificates ----------------------------------------------------------------
+
+
+def shown() -> ConnectionFacts:
+    """A connection over TLS whose client showed a certificate."""
+    certificate = CertificateFacts(
+        subject="",
+        issuer="CN=ca",
+        serial="1",
+        common_name=None,
+        dns_names=(),
+        ip_addresses=(),
+        uris=("spiffe://a.example/b",),
+        emails=(),
+        not_before=0,
+        not_after=1,
+        spki_sha256="",
+        sha256="",
+    )
+    return ConnectionFacts(
+        local_address=LOOPBACK,
+        peer_address=("127.0.0.1", 50000),
+        scheme="https",
+        tls=TlsFacts(version="TLSv1.3", cipher="x", peer_certificate=certificate),
+    )
+
+
+HERE = ("host", "localhost:9000")
+
+
+async def test_a_certificate_says_who_it_is_unless_an_authenticator_does() -> None:
+    async def nobody(_head: RequestHead, _facts: ConnectionFacts) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def somebody(_head: RequestHead, facts: ConnectionFacts) -> str:
+        await trio.lowlevel.checkpoint()
+        assert facts.tls is not None
+        return "somebody"
+
+    async def refuse(_head: RequestHead, _facts: ConnectionFacts) -> Reply:
+        await trio.lowlevel.checkpoint()
+        return unauthorized()
+
+    found = []
+    for authenticate in (None, nobody, somebody):
+        verdict = await Doorkeeper(authenticate=authenticate).admit(head(HERE), shown())
+        assert isinstance(verdict, Admitted)
+        found.append(verdict.principal)
+    certified = "cert:uri:spiffe://a.example/b"
+    assert found == [certified, certified, "somebody"]
+    assert isinstance(await Doorkeeper(authenticate=refuse).admit(head(HERE), shown()), Answered)
+    # What the host or the origin forbids, no certificate allows.
+    elsewhere = head(("host", "evil.example"))
+    assert isinstance(await Doorkeeper().admit(elsewhere, shown()), Answered)
+
+
+async def test_a_proxys_certificate_does_not_say_who_is_behind_it() -> None:
+    certified = "cert:uri:spiffe://a.example/b"
+    forwarded = head(HERE, ("x-forwarded-for", "192.0.2.9"))
+    for proxies, sent, principal, client in (
+        (("127.0.0.1",), forwarded, None, "192.0.2.9"),
+        # It does not tell, and so may be anybody.
+        (("127.0.0.1",), head(HERE), None, "127.0.0.1"),
+        # This is no proxy, whatever it says.
+        (("192.0.2.0/24",), forwarded, certified, "127.0.0.1"),
+        ((), forwarded, certified, "127.0.0.1"),
+    ):
+        doorkeeper = Doorkeeper(AdmissionPolicy(trusted_proxies=proxies))
+        verdict = await doorkeeper.admit(sent, shown())
+        assert isinstance(verdict, Admitted)
+        assert (verdict.principal, verdict.facts.client_address) == (principal, client)
+        assert verdict.facts.tls is not None
+
+
+async def test_tls_without_a_certificate_says_nobody() -> None:
+    plain = msgspec.structs.replace(shown(), tls=TlsFacts(version="TLSv1.3", cipher="x"))
+    verdict = await Doorkeeper().admit(head(HERE), plain)
+    assert isinstance(verdict, Admitted)
+    assert verdict.principal is None

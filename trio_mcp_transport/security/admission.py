@@ -218,7 +218,7 @@ class Doorkeeper:
         """`judge`, then who it is: as the authenticator says, else as the certificate does.
 
         Does not checkpoint unless the authenticator does. Where that finds nobody (None), a
-        client certificate still counts.
+        client certificate still counts; but a trusted proxy's does not say who is behind it.
 
         An exception of the authenticator is not caught: whoever calls must refuse the
         request then.
@@ -232,8 +232,19 @@ class Doorkeeper:
             if isinstance(found, Reply):
                 return Answered(found, f"authentication: {found.status}")
         if found is None:
-            found = verdict.facts.certificate_principal
+            found = self._certified(facts)
         return Admitted(found, verdict.facts)
+
+    def _certified(self, facts: ConnectionFacts) -> str | None:
+        """Whom the certificate identifies that came with the connection, if a client's."""
+        if facts.tls is None:
+            return None
+        peer = facts.peer_address
+        if isinstance(peer, tuple):
+            address = parse_address(peer[0])
+            if address is not None and any(address in network for network in self._proxies):
+                return None
+        return facts.tls.principal
 
     def see(self, head: RequestHead, facts: ConnectionFacts) -> ConnectionFacts:
         """The facts with the real client behind trusted proxies."""

@@ -36,12 +36,3 @@ class ConnectionFacts(msgspec.Struct, frozen=True, kw_only=True):
     scheme: str = "http"
     client_address: str | None = None
     tls: TlsFacts | None = None
-
-    @property
-    def certificate_principal(self) -> str | None:
-        """Whom the client's certificate identifies; nobody, if a proxy stands in between."""
-        if self.tls is None:
-            return None
-        peer = self.peer_address
-        direct = peer[0] if isinstance(peer, tuple) else None
-        return self.tls.principal if self.client_address in {None, direct} else None
