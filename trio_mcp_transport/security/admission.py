@@ -226,14 +226,13 @@ class Doorkeeper:
         verdict = self.judge(head, facts)
         if isinstance(verdict, Answered) or (self._authenticate is None and facts.tls is None):
             return verdict
-        found: str | Reply | None = None
+        principal: str | None = None
         if self._authenticate is not None:
             found = await self._authenticate(head, verdict.facts)
             if isinstance(found, Reply):
                 return Answered(found, f"authentication: {found.status}")
-        if found is None:
-            found = self._certified(facts)
-        return Admitted(found, verdict.facts)
+            principal = found
+        return Admitted(self._certified(facts) if principal is None else principal, verdict.facts)
 
     def _certified(self, facts: ConnectionFacts) -> str | None:
         """Whom the certificate identifies that came with the connection, if a client's."""
