@@ -26,6 +26,7 @@ FACES = [
     PACKAGE,
     f"{PACKAGE}.sansio",
     f"{PACKAGE}.sansio.http",
+    f"{PACKAGE}.sansio.tls",
     f"{PACKAGE}.sansio.websocket",
     f"{PACKAGE}.security",
     f"{PACKAGE}.stores",
