@@ -25,8 +25,8 @@ from trio_mcp_transport.security import TlsClient, TlsServer
 
 pytestmark = [pytest.mark.tls, pytest.mark.hardening]
 
-CLIENTS = 4
-ROTATIONS = 5
+CLIENTS = 3
+ROTATIONS = 4
 
 
 async def echo(channel: MessageChannel) -> None:
