@@ -32,7 +32,8 @@ class Features:
 
     Attributes:
         extras: Each extra of the distribution, and whether what it needs is installed.
-        transports: Each built-in transport, and whether this machine has it.
+        transports: Each built-in transport, and whether this machine has it; ``tls`` is
+            that of every scheme with TLS.
         abstract_sockets: Whether Unix sockets may have names outside the file system
             (``unix:@NAME``; Linux).
         peer_credentials: Whether a Unix listener can tell who connected (Linux's
@@ -56,16 +57,18 @@ class Features:
 def features() -> Features:
     """Say which extras are installed and which transports this machine has."""
     linux = sys.platform == "linux"
+    extras = {
+        extra: all(importlib.util.find_spec(module) is not None for module in modules)
+        for extra, modules in _EXTRAS.items()
+    }
     return Features(
-        extras=MappingProxyType({
-            extra: all(importlib.util.find_spec(module) is not None for module in modules)
-            for extra, modules in _EXTRAS.items()
-        }),
+        extras=MappingProxyType(extras),
         transports=MappingProxyType({
             "stdio": True,
             "process": True,
             "memory": True,
             "tcp": True,
+            "tls": extras["tls"],
             "http": True,
             "websocket": True,
             "unix": hasattr(socket, "AF_UNIX"),
