@@ -264,6 +264,7 @@ def _from_mapping(
         if not scheme:
             raise ConfigurationError("the mapping names no transport: give type, url or command")
         scheme = _SPELLINGS.get(scheme, scheme)
+        named = scheme if named else None
         find_parser(scheme)
         if scheme in HTTP_ENDPOINTS:
             parameters.setdefault("scheme", scheme)
