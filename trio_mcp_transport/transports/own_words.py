@@ -61,7 +61,9 @@ class OwnWords:
         sent: Messages that it has sent.
     """
 
-    def __init__(self, outbox: Outbox, framer: SendsPayloads, may_speak: Callable[[], bool]) -> None:
+    def __init__(
+        self, outbox: Outbox, framer: SendsPayloads, may_speak: Callable[[], bool]
+    ) -> None:
         self._outbox = outbox
         self._framer = framer
         self._may_speak = may_speak
