@@ -1,8 +1,8 @@
 """The official SDK's client on its own HTTP transports, on asyncio: a program.
 
-``python sdk_http_client.py URL http|sse sdk|builtin progress|silent MODE...`` talks to
-`sdk_server` or to the built-in server in each mode, on a connection of its own, and says
-which revisions were agreed upon.
+``python sdk_http_client.py JOB...``, each job ``URL http|sse sdk|builtin progress|silent
+MODE...`` as one argument: talks to `sdk_server` or to the built-in server in each mode, on a
+connection of its own, and says which revisions were agreed upon, a line for each job.
 """
 
 from __future__ import annotations
@@ -19,13 +19,21 @@ if TYPE_CHECKING:
     from mcp.client._transport import Transport
 
 
-async def main(url: str, wire: str, served: str, progress: str, *modes: str) -> None:
+async def main(*jobs: str) -> None:
+    for each in jobs:
+        agreed = await talk_to(*each.split())
+        sys.stdout.write(" ".join(agreed) + "\n")
+
+
+async def talk_to(url: str, wire: str, served: str, progress: str, *modes: str) -> list[str]:
+    agreed: list[str] = []
     talk = {"sdk": holds_a_conversation, "builtin": tries_the_builtin_server}[served]
     for mode in modes:
         server = url if wire == "http" else cast("Transport", sse_client(url))
         async with Client(server, mode=mode) as client:
             await talk(client, progress=progress == "progress")
-            sys.stdout.write(f"{client.protocol_version}\n")
+            agreed.append(str(client.protocol_version))
+    return agreed
 
 
 if __name__ == "__main__":

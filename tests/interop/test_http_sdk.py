@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -17,7 +19,7 @@ from http_peers import sdk_server_origin
 from mcp import Client
 from sdk_conversations import holds_a_conversation, we_hold_a_conversation
 from sdk_server import server as sdk_server
-from serving import PATIENCE, serving
+from serving import PATIENCE, Serve, serving
 
 from trio_mcp_transport import Context, Notification, Router, open_peer, serve_peers
 from trio_mcp_transport.cli.builtin_server import BuiltinServer
@@ -35,43 +37,55 @@ URL = "http://127.0.0.1:0/mcp"
 PATHS = {"sse-responses": True, "json-responses": False, "stateless": True, "resumable": True}
 
 
-async def talk(url: str, *arguments: str) -> list[str]:
-    """Let the SDK's client talk to a server; the revisions agreed upon."""
-    done = await run_cli(program=[sys.executable, CLIENT, url, *arguments])
+async def talk(*jobs: str) -> list[list[str]]:
+    """Let the SDK's client, in one process, talk to servers; the revisions agreed upon."""
+    done = await run_cli(program=[sys.executable, CLIENT, *jobs])
     assert done.status == 0, done.err
-    return done.out.decode().split()
+    return [line.split() for line in done.out.decode().splitlines()]
+
+
+def builtin(endpoint: str) -> Serve:
+    return partial(serve_peers, BuiltinServer().router, endpoint)
+
+
+def sdk(endpoint: str) -> Serve:
+    return partial(serve_sdk, sdk_server, endpoint)
+
+
+async def talk_in_every_mode(serve: Callable[[str], Serve], served: str) -> None:
+    options = ["", "?response=json", "?response=sse", "?stateless=true", "?resumable=true"]
+    async with AsyncExitStack() as stack:
+        jobs: list[str] = []
+        for each in options:
+            bound = await stack.enter_async_context(serving(serve(URL + each)))
+            progress = "silent" if each == "?response=json" else "progress"
+            jobs.append(" ".join([bound, "http", served, progress, *MODES]))
+        assert await talk(*jobs) == [AGREED] * len(options)
+
+
+async def talk_on_the_older_wire(serve: Callable[[str], Serve], served: str) -> None:
+    async with serving(serve("sse+http://127.0.0.1:0/sse")) as bound:
+        job = f"{bound.removeprefix('sse+')} sse {served} progress legacy"
+        assert await talk(job) == [["2025-11-25"]]
 
 
 # -- the SDK's client, on its own transports -------------------------------------------------
 
 
-@pytest.mark.parametrize("options", ["", "?response=json", "?response=sse", "?stateless=true"])
-async def test_an_sdk_client_talks_to_our_server(options: str) -> None:
-    async with serving(partial(serve_peers, BuiltinServer().router, URL + options)) as bound:
-        progress = "silent" if options == "?response=json" else "progress"
-        assert await talk(bound, "http", "builtin", progress, *MODES) == AGREED
+async def test_an_sdk_client_talks_to_our_server_whatever_its_options() -> None:
+    await talk_in_every_mode(builtin, "builtin")
 
 
-@pytest.mark.parametrize(
-    "options", ["", "?response=json", "?response=sse", "?stateless=true", "?resumable=true"]
-)
-async def test_an_sdk_client_talks_to_an_sdk_server_behind_our_listener(options: str) -> None:
-    async with serving(partial(serve_sdk, sdk_server, URL + options)) as bound:
-        progress = "silent" if options == "?response=json" else "progress"
-        assert await talk(bound, "http", "sdk", progress, *MODES) == AGREED
+async def test_an_sdk_client_talks_to_an_sdk_server_behind_our_listener() -> None:
+    await talk_in_every_mode(sdk, "sdk")
 
 
 async def test_an_sdk_client_of_the_older_wire_talks_to_our_server() -> None:
-    url = "sse+http://127.0.0.1:0/sse"
-    async with serving(partial(serve_peers, BuiltinServer().router, url)) as bound:
-        bound = bound.removeprefix("sse+")
-        assert await talk(bound, "sse", "builtin", "progress", "legacy") == ["2025-11-25"]
+    await talk_on_the_older_wire(builtin, "builtin")
 
 
 async def test_an_sdk_client_of_the_older_wire_talks_to_an_sdk_server_behind_our_listener() -> None:
-    async with serving(partial(serve_sdk, sdk_server, "sse+http://127.0.0.1:0/sse")) as bound:
-        bound = bound.removeprefix("sse+")
-        assert await talk(bound, "sse", "sdk", "progress", "legacy") == ["2025-11-25"]
+    await talk_on_the_older_wire(sdk, "sdk")
 
 
 # -- the SDK's server, on its own transports ------------------------------------------------
