@@ -28,6 +28,7 @@ from trio_mcp_transport import (
     serve_channels,
     serve_peers,
 )
+from trio_mcp_transport.security import TlsClient, TlsServer
 
 if TYPE_CHECKING:
     from tls_files import TlsFiles
@@ -168,3 +169,24 @@ async def test_an_sdk_client_talks_to_our_server_over_https(tls_files: TlsFiles)
         )
     assert done.status == 0, done.err
     assert done.out.decode().split() == ["2025-11-25", "2026-07-28"]
+
+
+@pytest.mark.interop
+@pytest.mark.parametrize("kind", [TlsEndpoint, HttpsEndpoint])
+async def test_both_sides_of_the_sdk_talk_over_our_tls(
+    tls_files: TlsFiles, kind: type[TlsEndpoint | HttpsEndpoint]
+) -> None:
+    pytest.importorskip("mcp.server.mcpserver", reason="the official MCP SDK is not installed")
+    from mcp import Client
+    from sdk_conversations import holds_a_conversation
+    from sdk_server import server as sdk_server
+
+    from trio_mcp_transport.interop.mcp_sdk import sdk_transport, serve_sdk
+
+    server, client = TlsServer(tls_files.server_settings), TlsClient(tls_files.client_settings)
+    endpoint = kind(host="127.0.0.1", port=0)
+    async with (
+        serving(partial(serve_sdk, sdk_server, endpoint, tls=server)) as bound,
+        Client(sdk_transport(bound, tls=client)) as session,
+    ):
+        await holds_a_conversation(session)

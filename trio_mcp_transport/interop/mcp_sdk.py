@@ -22,6 +22,7 @@ from ..errors import FeatureUnavailable
 from ..limits import DEFAULT_DRAIN_SECONDS
 from ..registry import ChannelOverrides, StderrHandler
 from ..security.admission import Authenticator
+from ..security.tls_contexts import TlsClient, TlsServer
 from ..serve import serve_channels
 from ..stores.events import EventStore
 from .mcp_sdk_serving import SdkConnections, header_schema, low_level
@@ -90,6 +91,7 @@ def sdk_transport(
     on_event: EventHandler | None = None,
     on_stderr: StderrHandler | None = None,
     client: HttpClient | None = None,
+    tls: TlsClient | None = None,
     **options: Unpack[ChannelOverrides],
 ) -> AbstractAsyncContextManager[SdkStreams]:
     """A transport for the SDK's `Client`, to any endpoint of ours.
@@ -102,6 +104,7 @@ def sdk_transport(
         on_event: Gets the faults that no caller would see; they are logged without it.
         on_stderr: Gets each line that a child process writes to stderr.
         client: As for `open_channel`.
+        tls: As for `open_channel`.
         options: Fields of `ChannelOptions`, which beat those of the endpoint.
 
     Raises:
@@ -116,6 +119,7 @@ def sdk_transport(
             on_event=on_event,
             on_stderr=on_stderr,
             client=client,
+            tls=tls,
             **options,
         ),
         on_event,
@@ -199,6 +203,7 @@ async def serve_sdk(
     drain: float = DEFAULT_DRAIN_SECONDS,
     authenticate: Authenticator | None = None,
     event_store: EventStore | None = None,
+    tls: TlsServer | None = None,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
     **options: Unpack[ChannelOverrides],
 ) -> None:
@@ -222,6 +227,7 @@ async def serve_sdk(
         drain: Seconds that handlers get to finish, after `stop` or a peer's end.
         authenticate: As for `serve_channels`.
         event_store: As for `serve_channels`.
+        tls: As for `serve_channels`.
         task_status: As for `serve_channels`.
         options: Fields of `ChannelOptions`, which beat those of every endpoint.
 
@@ -252,6 +258,7 @@ async def serve_sdk(
             authenticate=authenticate,
             event_store=event_store,
             header_schema=header_schema(inner),
+            tls=tls,
             task_status=task_status,
             **options,
         )
