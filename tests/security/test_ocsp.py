@@ -252,6 +252,20 @@ def test_a_responder_that_may_not_sign_is_refused(
     assert problem in outcome.reason
 
 
+def test_a_responder_that_did_not_sign_is_refused() -> None:
+    """Its certificate is public: whoever forges a response can show it."""
+    responder = AUTHORITY.issue_responder(**YEARS)
+    forged = ocsp_wire.response(
+        answer(),
+        responder=responder.certificate,
+        key=STRANGER.key,
+        shown=[responder.certificate],
+    )
+    outcome = judge(forged)
+    assert not outcome.accepted
+    assert outcome.reason == "its OCSP staple has a signature that does not fit"
+
+
 def test_the_servers_own_certificate_may_not_sign() -> None:
     """The issuer signed it, and its key is at hand: who runs the server could do it."""
     assert not judge(staple(responder=LEAF)).accepted

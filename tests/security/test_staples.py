@@ -177,6 +177,22 @@ def test_one_without_an_end_is_stapled_as_long_as_clients_take_it(tmp_path: Path
     assert stapled(source, NOW + 301) == b""
 
 
+def test_a_response_for_several_certificates_ends_with_the_first_of_them(tmp_path: Path) -> None:
+    path = tmp_path / "a.ocsp"
+    answers = [
+        ocsp_wire.Answer(each.certificate, AUTHORITY.certificate, NOW, NOW + end)
+        for each, end in ((LEAF, 200), (OTHER, 100))
+    ]
+    path.write_bytes(
+        ocsp_wire.response(*answers, responder=AUTHORITY.certificate, key=AUTHORITY.key)
+    )
+    source = StapleFiles(str(path))
+    for leaf in (LEAF, OTHER):
+        assert stapled(source, NOW + 100, leaf)
+    for leaf in (LEAF, OTHER):
+        assert stapled(source, NOW + 101, leaf) == b""
+
+
 def test_that_it_was_revoked_is_stapled_and_told(tmp_path: Path, events: Events) -> None:
     path = tmp_path / "a.ocsp"
     path.write_bytes(response(status="revoked"))
@@ -307,6 +323,28 @@ async def test_the_last_one_serves_while_the_function_is_slow(autojump_clock: Mo
         assert stapled(source, clock())
         await trio.sleep(0.2 * DAY)
         assert stapled(source, clock()) == b""
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_clock_that_is_set_is_noticed_within_an_hour(autojump_clock: MockClock) -> None:
+    """Or a machine that slept, whose timers did as well."""
+    calls, ahead = 0, 0.0
+
+    def wall_clock() -> float:
+        return clock() + ahead
+
+    async def fetch() -> bytes:
+        nonlocal calls
+        await trio.lowlevel.checkpoint()
+        calls += 1
+        return response(begin=wall_clock(), end=wall_clock() + 20 * DAY)
+
+    source = AsyncStapleSource(fetch, clock=wall_clock)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(source.run)
+        ahead = 11 * DAY
+        await trio.sleep(3601)
+        assert calls == 2
         nursery.cancel_scope.cancel()
 
 
