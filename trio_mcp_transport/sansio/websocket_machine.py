@@ -293,6 +293,11 @@ class WebSocketMachine:
         self._closing_words = b""
         self._happened(_Trigger.SEND_FAILED)
 
+    @property
+    def has_own_words(self) -> bool:
+        """Whether `bytes_to_send` would return something."""
+        return bool(self._closing_words) or self._pong is not None
+
     def bytes_to_send(self) -> bytes:
         """What the machine has to say: a pong, or its Close. Empty most of the time.
 

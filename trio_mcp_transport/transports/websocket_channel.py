@@ -142,6 +142,7 @@ class WebSocketChannel(MessageChannel):
             machine,
             self._inbox,
             self._outbox,
+            nursery=nursery,
             options=options,
             timing=timing,
             decode=self._decode,

@@ -96,6 +96,7 @@ class WebSocketReader:
         machine: What the bytes mean.
         inbox: Where messages go.
         outbox: Where what is to be said goes.
+        nursery: Where it runs.
         options: Timeouts.
         timing: More of them.
         decode: Makes messages of texts.
@@ -119,6 +120,7 @@ class WebSocketReader:
         inbox: Inbox,
         outbox: Outbox,
         *,
+        nursery: trio.Nursery,
         options: ChannelOptions,
         timing: WebSocketTiming,
         decode: Callable[[Sequence[bytes]], list[Sized]],
@@ -129,6 +131,7 @@ class WebSocketReader:
         self._machine = machine
         self._inbox = inbox
         self._outbox = outbox
+        self._nursery = nursery
         self._options = options
         self._decode = decode
         self._fail = fail
@@ -150,6 +153,7 @@ class WebSocketReader:
         self._at_boundary = 0  # bytes that had come when nothing was half here
         self._stopped = False
         self._lingers = False
+        self._answer_waits = False
         self.done = trio.Event()
         self.bytes_received = 0
         self.close_received: CloseReceived | None = None
@@ -276,9 +280,12 @@ class WebSocketReader:
                 self._at_boundary = self.bytes_received
         except RemoteProtocolError as error:
             self._ending = error
-        own_words = machine.bytes_to_send()
-        if own_words:
-            self._speak(own_words)
+        if self._ending is not None or self._outbox.is_idle:
+            self._say_own_words()
+        elif machine.has_own_words and not self._answer_waits:
+            # Pongs that wait behind what is queued would pile up: only the newest is due.
+            self._answer_waits = True
+            self._nursery.start_soon(self._answer_when_written)
         if texts:
             self._messages += len(texts)
             self._pending = self._decode(texts)
@@ -301,8 +308,20 @@ class WebSocketReader:
             self._idle_due += waited
             self._scope.deadline = self._due()
 
+    async def _answer_when_written(self) -> None:
+        with suppress(ChannelBroken, trio.ClosedResourceError):
+            await self._outbox.flush()
+        self._answer_waits = False
+        self._say_own_words()
+
+    def _say_own_words(self) -> None:
+        own_words = self._machine.bytes_to_send()
+        if own_words:
+            self._speak(own_words)
+
     def _speak(self, data: bytes) -> None:
-        with suppress(ChannelBroken):  # it has been recorded
+        # What broke is recorded; and after the end nobody listens.
+        with suppress(ChannelBroken, trio.ClosedResourceError):
             self._outbox.put_control(data)
 
     # -- the end ------------------------------------------------------------------------
