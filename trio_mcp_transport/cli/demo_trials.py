@@ -14,6 +14,7 @@ from ..endpoint_parser import parse_endpoint
 from ..endpoints import Endpoint, MemoryEndpoint, ProcessEndpoint, TcpEndpoint, UnixEndpoint
 from ..http_endpoints import HttpEndpoint, HttpsEndpoint, SseEndpoint
 from ..sansio.eras import Era
+from ..shm_endpoints import ShmEndpoint
 from ..tls_endpoints import TlsEndpoint, TlsUnixEndpoint
 from ..tls_settings import TlsSettings
 from ..web_endpoints import WebEndpoint
@@ -120,6 +121,10 @@ def _unix(place: Place) -> Endpoint:
     return UnixEndpoint(path=place.path("demo.sock"))
 
 
+def _shm(place: Place) -> Endpoint:
+    return ShmEndpoint(name="demo", directory=place.path("shm"))
+
+
 def _tls_unix(place: Place) -> Endpoint:
     return TlsUnixEndpoint(path=place.path("tls.sock"), tls=place.server)
 
@@ -153,6 +158,7 @@ TRIALS = {
     "tls-mutual": Trial("tcp", _mutual_tls, tls="mutual"),
     "unix": Trial("unix", _unix),
     "tls+unix": Trial("unix", _tls_unix, tls="server"),
+    "shm": Trial("shm", _shm),
     "ws": Trial("websocket", _ws),
     "wss": Trial("websocket", _wss, tls="server"),
     "http": Trial("http", _http, ("modern",)),

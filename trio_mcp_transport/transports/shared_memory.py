@@ -31,7 +31,7 @@ from .shared_memory_stream import SharedMemoryStream
 from .socket_stream import connect_failed
 from .stream_channel import StreamChannel
 
-__all__ = ["connect", "listen"]
+__all__ = ["connect", "listen", "open_stream"]
 
 #: How often a client looks whether its creator has come.
 _RETRY_SECONDS = 0.02
@@ -58,6 +58,18 @@ async def connect(
         FeatureUnavailable: This platform has no sealed memory, or cannot tell whose process
             a creator is.
     """
+    stream, header, context = await open_stream(endpoint)
+    limit = min(header.max_message_bytes, endpoint.options.max_message_bytes)
+    return _make_channel(stream, nursery, context, endpoint.options, limit, on_event)
+
+
+async def open_stream(
+    endpoint: ShmEndpoint,
+) -> tuple[SharedMemoryStream, RingHeader, ChannelContext]:
+    """A stream to a creator, what that said of it, and who it is.
+
+    If cancelled, nothing is left behind. Raises as `connect`.
+    """
     if endpoint.create:
         raise ConfigurationError(f"{endpoint.label}: create is for who listens")
     for option in ("max_size", "max_count"):
@@ -79,9 +91,7 @@ async def connect(
     except BaseException:
         sock.close()
         raise
-    stream, header = taken
-    limit = min(header.max_message_bytes, endpoint.options.max_message_bytes)
-    return _make_channel(stream, nursery, context, endpoint.options, limit, on_event)
+    return *taken, context
 
 
 async def _wait_for_creator(endpoint: ShmEndpoint, place: UnixEndpoint) -> socket.socket:

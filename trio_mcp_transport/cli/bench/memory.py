@@ -11,6 +11,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import trio
 
+from ...endpoint_parser import parse_endpoint
+from ...shm_endpoints import ShmEndpoint
+from ...transports.shared_memory import open_stream
 from . import floor, http_floor, websocket_peers
 from .payloads import http_params_of_size, params_of_size
 from .plan import OVER_HTTP, WEBSOCKETS, Task
@@ -91,4 +94,9 @@ async def _server(task: Task) -> AsyncGenerator[tuple[trio.abc.Stream, int], Non
 async def _connect(task: Task, address: str) -> trio.abc.Stream:
     if task.transport in WEBSOCKETS:
         return await websocket_peers.connect_bare(address, task.certificates)
+    if task.transport == "shm":
+        endpoint = parse_endpoint(address)
+        assert isinstance(endpoint, ShmEndpoint)
+        stream, _, _ = await open_stream(endpoint)
+        return stream
     return await floor.connect(address, task.certificates)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
+import msgspec
 import trio
 
 from ... import (
@@ -17,10 +20,13 @@ from ... import (
     Request,
     Response,
     Router,
+    StreamChannel,
     open_channel,
     serve_channels,
     serve_peers,
 )
+from ...limits import READ_CHUNK_BYTES
+from ...transports.outbox import SupportsChunks
 from .certificates import client_options, server_options
 from .payloads import FIRST_ID, METHOD, params_of_size
 from .plan import BATCH_MESSAGES, ENCRYPTED, IDLE_CONNECTIONS, WEBSOCKETS, Task
@@ -47,6 +53,7 @@ async def client(task: Task) -> AsyncGenerator[Callable[[int], Awaitable[None]],
             "round-trip": _round_trips,
             "one-way": _one_way,
             "one-way-batched": _one_way_batched,
+            "stream-round-trip": _stream_round_trips,
         }
         do_work = works[task.work]
 
@@ -60,6 +67,25 @@ async def _round_trips(channel: MessageChannel, params: object, count: int) -> N
     for number in range(FIRST_ID, FIRST_ID + count):
         await channel.send(Request(number, METHOD, params))
         await channel.receive()
+
+
+async def _stream_round_trips(channel: MessageChannel, params: object, count: int) -> None:
+    """As many bytes as a request has, there and back, without a channel's work."""
+    stream, read_bytes = _stream_of(channel)
+    data = msgspec.json.encode(params)
+    for _ in range(count):
+        await stream.send_all(data)
+        left = len(data)
+        while left:
+            left -= len(await stream.receive_some(read_bytes))
+
+
+def _stream_of(channel: MessageChannel) -> tuple[trio.abc.Stream, int]:
+    """What is under a channel, and how much a channel reads from it at a time."""
+    assert isinstance(channel, StreamChannel)
+    stream = channel.stream
+    chunk = stream.best_chunk_bytes if isinstance(stream, SupportsChunks) else READ_CHUNK_BYTES
+    return stream, chunk
 
 
 async def _one_way(channel: MessageChannel, params: object, count: int) -> None:
@@ -77,6 +103,17 @@ async def _one_way_batched(channel: MessageChannel, params: object, count: int) 
         await channel.send_many(batch)
     await channel.send(Request(FIRST_ID, METHOD, params))
     await channel.receive()
+
+
+async def _answer_bytes(size: int, channel: MessageChannel) -> None:
+    """Send so many bytes for so many that come."""
+    stream, read_bytes = _stream_of(channel)
+    answer, missing = b"x" * size, size
+    while data := await stream.receive_some(read_bytes):
+        missing -= len(data)
+        if not missing:
+            await stream.send_all(answer)
+            missing = size
 
 
 async def _answer(channel: MessageChannel) -> None:
@@ -125,7 +162,9 @@ async def serve(task: Task) -> None:
         return
     async with trio.open_nursery() as nursery:
         (address,) = await nursery.start(_serve_at, task, _listening(task))
-        print(address.partition("?")[0], flush=True)  # ruff: ignore[print] (told to the measurer)
+        if task.transport in ENCRYPTED:
+            address = address.partition("?")[0]
+        print(address, flush=True)  # ruff: ignore[print] (told to the measurer)
         await until_stdin_ends()
         nursery.cancel_scope.cancel()
 
@@ -134,6 +173,9 @@ def _listening(task: Task) -> str:
     """The endpoint at which a task's server listens."""
     if task.transport == "unix":
         return f"unix:{task.address}"
+    if task.transport == "shm":
+        directory = os.path.dirname(task.address)
+        return f"shm://bench?directory={directory}&max_connections={2 * IDLE_CONNECTIONS}"
     path = "/mcp" if task.transport in WEBSOCKETS else ""
     options = [f"max_connections={2 * IDLE_CONNECTIONS}"]
     if task.transport in ENCRYPTED:
@@ -151,7 +193,12 @@ async def _serve_at(
         router.method(METHOD)(_echo)
         await serve_peers(router, endpoint, task_status=task_status)
     else:
-        handler = _answer_many if task.work == "one-way-batched" else _answer
+        handler: Callable[[MessageChannel], Awaitable[None]] = _answer
+        if task.work == "one-way-batched":
+            handler = _answer_many
+        elif task.work == "stream-round-trip":
+            size = len(msgspec.json.encode(params_of_size(task.payload_bytes)))
+            handler = partial(_answer_bytes, size)
         await serve_channels(handler, endpoint, task_status=task_status)
 
 

@@ -12,7 +12,8 @@ Over ``http`` the floor is bare h11 over a bare Trio stream, with the same bytes
 is its `Client` against its own server.
 
 What is encrypted, and WebSocket, is held against this package without that, in the same run,
-and stands beside what others make of the same work (`PEERS`).
+and stands beside what others make of the same work (`PEERS`). Shared memory is held against
+our Unix socket, as a channel and, in ``stream-round-trip``, as the bare stream under one.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ Work: TypeAlias = Literal[
     "peer-round-trip",
     "one-way",
     "one-way-batched",
+    "stream-round-trip",
     "many-clients",
     "sse-stream",
     "memory-idle",
@@ -57,13 +59,14 @@ Work: TypeAlias = Literal[
     "import",
 ]
 Transport: TypeAlias = Literal[
-    "stdio", "unix", "tcp", "tls", "ws", "wss", "http", "https", "memory", "none"
+    "stdio", "unix", "shm", "tcp", "tls", "ws", "wss", "http", "https", "memory", "none"
 ]
 #: ``own NAME`` is this package over another transport.
 Contestant: TypeAlias = Literal[
     "floor",
     "ours",
     "sdk",
+    "own unix",
     "own tcp",
     "own ws",
     "own http",
@@ -96,6 +99,8 @@ LARGE_BYTES = 1_000_000
 #: Messages in one `send_many`.
 BATCH_MESSAGES = 100
 IDLE_CONNECTIONS = 500
+#: Each takes four descriptors, and 1,024 is what many systems allow a process.
+IDLE_SHARED_CONNECTIONS = 100
 #: Streams of events on which nothing happens.
 IDLE_STREAMS = 1_000
 HTTP_CLIENTS = 16
@@ -175,7 +180,7 @@ class Task(msgspec.Struct, frozen=True):
         warm_up: How long to do the same work before that, unmeasured.
         connections: To open, for ``memory-idle`` and ``many-clients``.
         messages: To send, for ``memory-growth``.
-        address: Where to listen: a path for ``unix``.
+        address: Where to listen: a path for ``unix``, beside which ``shm`` meets.
         certificates: The directory of the certificates, for what is encrypted.
     """
 
@@ -271,6 +276,8 @@ def _memory_cases(transport: Transport, quick: bool) -> list[Case]:
     connections, most = IDLE_CONNECTIONS, IDLE_KIB
     if transport in OVER_HTTP:
         connections, most = IDLE_STREAMS, IDLE_STREAM_KIB
+    elif transport == "shm":
+        connections = IDLE_SHARED_CONNECTIONS
     elif transport in ENCRYPTED:
         most = IDLE_ENCRYPTED_KIB
     if quick:
@@ -282,6 +289,7 @@ def _memory_cases(transport: Transport, quick: bool) -> list[Case]:
 
 #: Who does the same work where there is no floor.
 _PEERS: dict[Transport, tuple[Contestant, ...]] = {
+    "shm": ("own unix",),
     "tls": ("trio.SSLStream",),
     "ws": ("trio-websocket", "websockets.trio"),
     "wss": ("trio-websocket", "websockets.trio"),
@@ -309,6 +317,8 @@ def _timed_cases(transport: Transport) -> list[Case]:
         return _http_cases()
     if transport == "https":
         return _https_cases()
+    if transport == "shm":
+        return _shared_memory_cases()
     if transport in _OWN:
         return _layered_cases(transport)
     who: tuple[Contestant, ...] = ("floor", "ours")
@@ -332,6 +342,21 @@ def _layered_cases(transport: Transport) -> list[Case]:
     if transport == "ws":
         rate = Budget(absolute=40_000)
     return _stream_cases(transport, who, round_trip=slower, peer=slower, one_way=rate, batched=rate)
+
+
+def _shared_memory_cases() -> list[Case]:
+    shm: Transport = "shm"
+    who: tuple[Contestant, ...] = ("ours", "own unix")
+    # Small messages take the same way as over a Unix socket; a twentieth is what two runs
+    # of the same thing differ by.
+    no_slower, no_fewer = Budget(to_own=1.05), Budget(to_own=0.95)
+    return [
+        *_stream_cases(
+            shm, who, round_trip=no_slower, peer=no_slower, one_way=no_fewer, batched=no_fewer
+        ),
+        Case("stream-round-trip", shm, SMALL_BYTES, 1, "us", who, no_slower),
+        Case("stream-round-trip", shm, LARGE_BYTES, 1, "us", who, Budget(to_own=0.66)),
+    ]
 
 
 def _stream_cases(
