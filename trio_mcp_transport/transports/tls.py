@@ -16,7 +16,7 @@ import msgspec
 import trio
 
 from ..abc import ChannelContext, EventHandler, MessageChannel, MessageListener
-from ..errors import ConnectFailed
+from ..errors import ConnectFailed, TlsHandshakeFailed
 from ..security.tls_contexts import TlsClient, TlsServer
 from ..tls_endpoints import DEFAULT_UNIX_SERVER_NAME, TlsEndpoint, TlsUnixEndpoint
 from ..tls_facts import TlsFacts
@@ -89,7 +89,7 @@ async def connect_with_tls(
     except BaseException:
         sock.close()
         raise
-    facts = await shake_hands(stream)
+    facts = await shake_hands(stream, endpoint.label)
     return StreamChannel(
         compressed(stream, endpoint.compression, accepted=False),
         nursery=nursery,
@@ -101,14 +101,22 @@ async def connect_with_tls(
     )
 
 
-async def shake_hands(stream: TlsStream) -> TlsFacts:
-    """Complete the handshake, or close the stream, whatever happens.
+async def shake_hands(stream: TlsStream, label: str) -> TlsFacts:
+    """Complete a client's handshake, or close the stream, whatever happens.
+
+    Args:
+        stream: Connected.
+        label: To what, for the error's text.
 
     Raises:
         TlsError: It failed; see `TlsStream.do_handshake`.
     """
     try:
         return await stream.do_handshake()
+    except TlsHandshakeFailed as error:
+        stream.close()
+        text = f"cannot connect to {label}: {error}"
+        raise TlsHandshakeFailed(text, alert=error.alert) from error
     except BaseException:
         stream.close()
         raise

@@ -92,7 +92,7 @@ async def open_web_stream(
     except BaseException:
         stream.close()
         raise
-    facts = await shake_hands(secured)
+    facts = await shake_hands(secured, join_host_port(host, port))
     if tell is not None:
         certificate = facts.peer_certificate
         whose = "" if certificate is None else f", certificate {certificate.sha256}"
