@@ -42,7 +42,8 @@ class Inbox:
         self._stall_timeout = options.inbox_stall_timeout
         self._on_stall = on_stall
         self._queue: deque[Sized] = deque()
-        self._line: deque[tuple[trio.lowlevel.Task, Sequence[Sized]]] = deque()
+        # Each with its bytes: whoever takes looks whether the first of the line fits by now.
+        self._line: deque[tuple[trio.lowlevel.Task, Sequence[Sized], int]] = deque()
         self._scopes: list[trio.CancelScope] = []
         self._receiver: trio.lowlevel.Task | None = None
         self._last_taken = 0.0
@@ -55,7 +56,7 @@ class Inbox:
 
     def has_room(self, items: Sequence[Sized]) -> bool:
         """Whether `put` would not wait."""
-        return self._closed or (not self._line and self._fits(items))
+        return self._closed or (not self._line and self._fits(_bytes_of(items)))
 
     async def put(self, items: Sequence[Sized]) -> None:
         """Queue messages, all at once, when there is room or nothing else waits.
@@ -65,12 +66,13 @@ class Inbox:
         """
         if self._closed:
             return
-        if not self._line and self._fits(items):
-            self._add(items)
+        size = _bytes_of(items)
+        if not self._line and self._fits(size):
+            self._add(items, size)
             return
         if not self._line:
             self._last_taken = trio.current_time()
-        ticket = (trio.lowlevel.current_task(), items)
+        ticket = (trio.lowlevel.current_task(), items, size)
         self._line.append(ticket)
 
         def give_up(_: object) -> trio.lowlevel.Abort:
@@ -95,7 +97,7 @@ class Inbox:
     def put_owed(self, message: Message) -> None:
         """Queue a small message of this side's own, whether there is room or not."""
         if not self._closed:
-            self._add([(message, 0)])
+            self._add([(message, 0)], 0)
 
     def take(self, max_messages: int) -> list[Message]:
         """What waits, at most so many; makes room for those in line."""
@@ -106,9 +108,12 @@ class Inbox:
             self.size -= size
             taken.append(message)
         if self._line:
-            self._last_taken = now = trio.current_time()
-            for scope in self._scopes:
-                scope.deadline = now + self._stall_timeout
+            now = trio.current_time()
+            # To move a deadline costs more than to take a message: it may be a little early.
+            if now - self._last_taken >= self._stall_timeout / 64:
+                self._last_taken = now
+                for scope in self._scopes:
+                    scope.deadline = now + self._stall_timeout
             self._serve_line()
         return taken
 
@@ -139,20 +144,24 @@ class Inbox:
             self._queue.clear()
             self.size = 0
         line, self._line = self._line, deque()
-        for task, _ in line:
+        for task, _, _ in line:
             trio.lowlevel.reschedule(task)
         self.wake()
 
-    def _fits(self, items: Sequence[Sized]) -> bool:
-        return not self._queue or self.size + sum(size for _, size in items) <= self._limit
+    def _fits(self, size: int) -> bool:
+        return not self._queue or self.size + size <= self._limit
 
-    def _add(self, items: Sequence[Sized]) -> None:
+    def _add(self, items: Sequence[Sized], size: int) -> None:
         self._queue.extend(items)
-        self.size += sum(size for _, size in items)
+        self.size += size
         self.wake()
 
     def _serve_line(self) -> None:
-        while self._line and self._fits(self._line[0][1]):
-            task, items = self._line.popleft()
-            self._add(items)
+        while self._line and self._fits(self._line[0][2]):
+            task, items, size = self._line.popleft()
+            self._add(items, size)
             trio.lowlevel.reschedule(task)
+
+
+def _bytes_of(items: Sequence[Sized]) -> int:
+    return sum(size for _, size in items)
