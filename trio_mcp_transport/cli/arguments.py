@@ -91,9 +91,11 @@ def _module(name: str) -> Command:
 def _make_parser(words: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="trio-mcp",
-        description="MCP servers and clients over stdio, HTTP, TCP, Unix sockets and memory.",
+        description="MCP servers and clients over stdio, HTTP, WebSocket, TCP, TLS, Unix sockets"
+        " and shared memory.",
         epilog="An ENDPOINT is stdio: (own streams), stdio:COMMAND, http://HOST:PORT/PATH,"
-        " sse+http://HOST:PORT/PATH, tcp://HOST:PORT, unix:PATH, with options behind a question"
+        " sse+http://HOST:PORT/PATH, ws://HOST:PORT/PATH, tcp://HOST:PORT, unix:PATH, shm://NAME,"
+        " with TLS https://, sse+https://, wss://, tls://, tls+unix:, with options behind a question"
         " mark (tcp://127.0.0.1:9000?nodelay=false), or"
         " an mcpServers entry in JSON. `trio-mcp COMMAND --help` tells more.",
         allow_abbrev=False,
