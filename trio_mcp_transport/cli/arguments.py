@@ -95,8 +95,8 @@ def _make_parser(words: Sequence[str]) -> argparse.ArgumentParser:
         " and shared memory.",
         epilog="An ENDPOINT is stdio: (own streams), stdio:COMMAND, http://HOST:PORT/PATH,"
         " sse+http://HOST:PORT/PATH, ws://HOST:PORT/PATH, tcp://HOST:PORT, unix:PATH, shm://NAME,"
-        " with TLS https://, sse+https://, wss://, tls://, tls+unix:, with options behind a question"
-        " mark (tcp://127.0.0.1:9000?nodelay=false), or"
+        " with TLS https://, sse+https://, wss://, tls://, tls+unix:PATH, with options behind a"
+        " question mark (tcp://127.0.0.1:9000?nodelay=false), or"
         " an mcpServers entry in JSON. `trio-mcp COMMAND --help` tells more.",
         allow_abbrev=False,
     )
