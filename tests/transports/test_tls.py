@@ -180,6 +180,7 @@ async def test_a_server_that_is_not_trusted_gets_no_channel(tls_files: TlsFiles)
         assert isinstance(caught.value, ConnectFailed)
         event = await server.told()
         assert event.name == "handshake.failed"
+        assert ": the client 127.0.0.1:" in event.message
         assert isinstance(event.error, TlsHandshakeFailed | CertificateError)
         # The listener goes on.
         async with open_channel(server.endpoint(tls_files.client_settings)) as channel:
@@ -401,6 +402,32 @@ async def test_one_server_is_for_every_endpoint_with_tls(tls_files: TlsFiles) ->
                 await round_trip(one)
                 await round_trip(other)
             nursery.cancel_scope.cancel()
+
+
+async def test_a_server_that_stops_does_not_wait_for_those_that_say_nothing(
+    tls_files: TlsFiles,
+) -> None:
+    stop = trio.Event()
+    server = Server()
+    serve = partial(
+        serve_channels,
+        server.handle,
+        tcp(tls_files.server_settings),
+        on_event=server.on_event,
+        stop=stop,
+        drain=math.inf,
+    )
+    with trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery:
+            (server.bound,) = await nursery.start(serve)
+            silent = server.raw()
+            async with open_channel(server.endpoint(tls_files.client_settings)) as channel:
+                await round_trip(channel)
+            stop.set()
+    with silent:
+        silent.settimeout(PATIENCE)
+        assert silent.recv(100) == b""
+    assert server.untold == 0
 
 
 # -- cancellation ---------------------------------------------------------------------------

@@ -99,6 +99,10 @@ class ServesRequests(Protocol):
 class UnfinishedChannel(Protocol):
     """A connection that was accepted and must shake hands before it is a channel."""
 
+    @property
+    def peer_address(self) -> str | None:
+        """Where it comes from, as `ChannelContext` has it."""
+
     async def finish(self, nursery: trio.Nursery, /) -> MessageChannel:
         """Shake hands. Whatever this raises, the connection is closed then.
 
@@ -170,6 +174,10 @@ class AcceptLoop:
                 case _:
                     return failure
 
+    def _report_handshake(self, peer_address: str | None, error: Exception) -> None:
+        who = "a client" if peer_address is None else f"the client {peer_address}"
+        self._report("handshake.failed", f"{who} could not shake hands", error)
+
     def _report(self, name: str, message: str, error: Exception) -> None:
         text = f"{self.endpoint}: {message}: {error}"
         report(self._on_event, ChannelEvent(name=name, message=text, error=error))
@@ -196,6 +204,7 @@ class ServingListener(AcceptLoop):
         self.open_connections = 0
         self.accepted = 0
         self._handler = handler
+        self._unfinished: set[UnfinishedChannel] = set()
 
     async def accept_one(self, nursery: trio.Nursery) -> Exception | None:
         """Start the task of one connection; see `AcceptLoop.accept_one`."""
@@ -240,11 +249,21 @@ class ServingListener(AcceptLoop):
     async def _finish(
         self, unfinished: UnfinishedChannel, nursery: trio.Nursery
     ) -> MessageChannel | None:
+        self._unfinished.add(unfinished)
         try:
             return await unfinished.finish(nursery)
         except ConnectFailed as error:
-            self._report("handshake.failed", "a client could not shake hands", error)
-            return None
+            self._report_handshake(unfinished.peer_address, error)
+        except trio.ClosedResourceError:
+            pass  # by `drop_unfinished`
+        finally:
+            self._unfinished.discard(unfinished)
+        return None
+
+    def drop_unfinished(self) -> None:
+        """Close the connections that are no channels yet: nobody waits for their end."""
+        for unfinished in list(self._unfinished):
+            unfinished.close()
 
     async def _serve(
         self,
@@ -341,13 +360,17 @@ async def serve_listener(
     serving = ServingListener(listener, handler, max_connections, on_event)
     async with listener:
         task_status.started(serving)
-        if handler_nursery is not None:
-            failure = await serving.run(handler_nursery)
-        else:
-            async with trio.open_nursery() as nursery:
-                failure = await serving.run(nursery)
-                if failure is not None:
-                    nursery.cancel_scope.cancel()
+        try:
+            if handler_nursery is not None:
+                failure = await serving.run(handler_nursery)
+            else:
+                async with trio.open_nursery() as nursery:
+                    failure = await serving.run(nursery)
+                    serving.drop_unfinished()
+                    if failure is not None:
+                        nursery.cancel_scope.cancel()
+        finally:
+            serving.drop_unfinished()
     if failure is not None:  # raised here, so that it comes out bare
         raise failure
 

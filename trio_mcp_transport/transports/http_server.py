@@ -17,7 +17,7 @@ import msgspec
 import trio
 
 from ..abc import EventHandler, MessageChannel, MessageListener
-from ..endpoints import TcpEndpoint
+from ..endpoints import TcpEndpoint, join_host_port
 from ..errors import ConnectFailed, LocalProtocolError
 from ..http_endpoints import HttpEndpoint
 from ..limits import DEFAULT_MAX_CONNECTIONS, ChannelOptions
@@ -323,7 +323,10 @@ class _HttpAcceptLoop(AcceptLoop):
             stream.close()
             self._places.release()
             if not isinstance(error, trio.ClosedResourceError):  # `drain` closed it
-                self._report("handshake.failed", "a client could not shake hands", error)
+                peer = facts.peer_address
+                self._report_handshake(
+                    join_host_port(*peer) if isinstance(peer, tuple) else peer, error
+                )
         except BaseException:
             stream.close()
             self._places.release()

@@ -256,6 +256,11 @@ class _Unfinished:
         self._on_event = on_event
         self._is_channel = False
 
+    @property
+    def peer_address(self) -> str | None:
+        """Where it comes from."""
+        return self._context.peer_address
+
     async def finish(self, nursery: trio.Nursery) -> MessageChannel:
         """Shake hands and be a channel, or be closed."""
         try:
