@@ -236,6 +236,15 @@ def test_a_chosen_certificate_comes_with_all_other_options(
     assert isinstance(refused, CertificateError)
 
 
+def test_a_name_is_the_same_in_capitals_and_with_the_final_dot(tls_files: TlsFiles) -> None:
+    issued = tls_files.authority.issue_server("a.example")
+    paths = issued.write(tls_files.directory / "a.pem", tls_files.directory / "a.key")
+    server = TlsServer(replace(tls_files.server_settings, sni_certificates=(":".join(paths),)))
+    session = TlsClient(tls_files.client_settings).begin("a.example")
+    session.machine.connection.set_tlsext_host_name(b"A.Example.")
+    assert shake_hands(session, server.begin()).server_facts.server_name == "A.Example."
+
+
 def test_a_name_that_is_no_text_gets_the_main_certificate(tls_files: TlsFiles) -> None:
     server = TlsServer(
         replace(
@@ -346,3 +355,11 @@ def test_a_handshake_that_ends_without_a_certificate_is_refused(
     refusing = pair.client if side == "client" else pair.server
     assert isinstance(refusing.error, TlsError)
     assert "showed no certificate" in str(refusing.error)
+
+
+def test_no_certificates_are_kept_for_as_long_as_a_connection_lives(tls_files: TlsFiles) -> None:
+    pair = connect(tls_files.mutual_client_settings, tls_files.mutual_server_settings)
+    for side in (pair.client, pair.server):
+        assert side.facts is not None
+        assert side.session._verification.chain() == []
+        assert side.session.machine.connection.get_app_data() is None

@@ -178,6 +178,33 @@ def test_only_so_many_sessions_are_kept(
     assert not meetings.resumed(port=1)
 
 
+def test_the_sessions_that_were_used_least_lately_go_first(
+    tls_files: TlsFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_TLS_SESSIONS", 2)
+    meetings = Meetings(tls_files.client_settings, tls_files.server_settings)
+    pairs = [
+        shake_hands(meetings.client.begin("localhost", 1), meetings.server.begin())
+        for _ in range(2)
+    ]
+    for pair in pairs:
+        pair.exchange()
+        pair.close()
+    for port in (2, 1, 3):
+        meetings.meet(port=port)
+    assert meetings.resumed(port=1)
+    assert not meetings.resumed(port=2)
+
+
+def test_a_connection_leaves_one_session_however_often_it_is_asked(tls_files: TlsFiles) -> None:
+    meetings = Meetings(tls_files.client_settings, tls_files.server_settings)
+    pair = meetings.meet()
+    pair.client.session.remember()
+    sessions = [meetings.client.begin("localhost", 1) for _ in range(2)]
+    facts = [shake_hands(each, meetings.server.begin()).client_facts for each in sessions]
+    assert [each.resumed for each in facts] == [True, False]
+
+
 def test_several_connections_at_a_time_leave_several_sessions(tls_files: TlsFiles) -> None:
     meetings = Meetings(tls_files.client_settings, tls_files.server_settings)
     pairs = [

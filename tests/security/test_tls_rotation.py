@@ -16,6 +16,7 @@ from tls_pairs import Pair, shake_hands
 
 from trio_mcp_transport import CertificateError, ChannelEvent, ConfigurationError, TlsSettings
 from trio_mcp_transport.security import TlsClient, TlsServer
+from trio_mcp_transport.security.tls_rotation import FileWatch
 from trio_mcp_transport.testing import CertificateAuthority, IssuedCertificate
 
 pytestmark = pytest.mark.tls
@@ -184,6 +185,31 @@ def serial_in(path: Path) -> str:
     from cryptography import x509
 
     return f"{x509.load_pem_x509_certificate(path.read_bytes()).serial_number:x}"
+
+
+def test_a_file_of_the_same_size_and_time_in_the_place_of_another_is_a_change(
+    tmp_path: Path,
+) -> None:
+    path, other = tmp_path / "a", tmp_path / "b"
+    path.write_text("old")
+    watch = FileWatch((str(path),), 60.0, 0.0)
+    other.write_text("new")
+    before = path.stat()
+    os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert not watch.look()
+    other.replace(path)
+    assert watch.look()
+    assert not watch.look()
+
+
+def test_what_a_reload_has_read_is_not_read_again(tls_files: TlsFiles, tmp_path: Path) -> None:
+    renewed = Renewed(tls_files, tmp_path)
+    renewed.renew()
+    renewed.server.reload()
+    read = renewed.server._state
+    renewed.clock.now += 60
+    renewed.connect()
+    assert renewed.server._state is read
 
 
 @pytest.mark.parametrize("same", ["size and inode", "time"])

@@ -262,6 +262,7 @@ def test_after_a_refusal_nothing_is_accepted_any_more(tls_files: TlsFiles) -> No
     judge = verification(staples=StaplePolicy("if-present"))
     assert not judge.on_certificate(lambda: tls_files.authority.certificate, 10, 1, False)
     first = judge.error
+    assert not judge.on_certificate(lambda: tls_files.authority.certificate, 20, 0, False)
     assert not show(judge, tls_files)
     assert not judge.on_staple(b"")
     assert judge.error is first
