@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from trio_mcp_transport.errors import RemoteProtocolError
 from trio_mcp_transport.sansio.doorbell import (
     END,
+    ESCAPE,
     Inflow,
     Lane,
-    can_go_inline,
     lane_word,
     position_word,
 )
@@ -33,7 +33,7 @@ class Outflow:
         self.wire = bytearray()
 
     def inline(self, data: bytes) -> None:
-        assert can_go_inline(data)
+        assert ESCAPE not in data
         self.wire += data
 
     def through_ring(self, data: bytes) -> bytes:
@@ -71,9 +71,10 @@ def test_small_bytes_are_on_the_wire_as_they_are() -> None:
     assert not inflow.has_more
 
 
-def test_only_the_byte_that_begins_a_word_cannot_go_inline() -> None:
-    assert [n for n in range(256) if not can_go_inline(bytes([n]))] == [0xFF]
-    assert can_go_inline("\U0010ffff\u00ff".encode())
+def test_no_text_has_the_byte_that_begins_a_word() -> None:
+    assert ESCAPE not in "\U0010ffff\u00ff".encode()
+    assert position_word(1, starts_over=False)[0] == ESCAPE
+    assert position_word(1, starts_over=True)[0] == ESCAPE
 
 
 def test_the_order_of_the_stream_is_kept() -> None:
@@ -110,7 +111,7 @@ def test_it_does_not_matter_how_the_wire_is_cut(
     out = Outflow(200)
     expected = b""
     for inline, data in parts:
-        if inline and can_go_inline(data):
+        if inline and ESCAPE not in data:
             out.inline(data)
             expected += data
         else:

@@ -32,7 +32,7 @@ import trio
 from ..abc import PeerProtocolError
 from ..errors import RemoteProtocolError
 from ..limits import READ_CHUNK_BYTES
-from ..sansio.doorbell import END, Inflow, Lane, can_go_inline, lane_word, position_word
+from ..sansio.doorbell import END, ESCAPE, Inflow, Lane, lane_word, position_word
 from ..sansio.ring import RING_HEADER_BYTES, RingReader, RingWriter
 from .fd_stream import read_size
 
@@ -103,6 +103,10 @@ class SharedMemoryStream(trio.abc.HalfCloseableStream):
         self._eof_sent = False
         self._fault: PeerProtocolError | None = None
         self.is_closed = False
+        # What every small message passes is kept short: one flag, no way to the socket.
+        self._may_send = self._may_receive = True
+        self._send = sending.socket.send
+        self._recv = receiving.socket.recv
 
     # -- receiving ----------------------------------------------------------------------
 
@@ -124,7 +128,7 @@ class SharedMemoryStream(trio.abc.HalfCloseableStream):
             raise trio.BusyResourceError("another task is receiving from this stream")
         self._receiving = True
         try:
-            if self._was_emptied and not self.is_closed:
+            if self._was_emptied and not self._inflow.has_more and not self.is_closed:
                 data = None
             else:
                 await trio.lowlevel.checkpoint_if_cancelled()
@@ -161,21 +165,22 @@ class SharedMemoryStream(trio.abc.HalfCloseableStream):
 
     def _try_receive(self, max_bytes: int) -> bytes | None:
         """What is there; None when nothing is."""
-        if self.is_closed or self._fault is not None:
+        if not self._may_receive:
             self._raise_ending()
         inflow = self._inflow
-        at_once = min(max_bytes, READ_CHUNK_BYTES)  # a socket never has much more
+        # A socket never has much more.
+        at_once = max_bytes if max_bytes < READ_CHUNK_BYTES else READ_CHUNK_BYTES
         try:
             data = inflow.read(max_bytes) if inflow.has_more else b""
             while not data:
-                chunk = self._in.socket.recv(at_once, _DONTWAIT)
-                if not chunk:
-                    return self._end()
+                chunk = self._recv(at_once, _DONTWAIT)
                 # A read that was not filled took all there was, see `SocketStream`.
                 self._was_emptied = len(chunk) < at_once
+                if not inflow.has_more and ESCAPE not in chunk:
+                    return chunk or self._end()  # nothing but small messages, mostly
+                if not chunk:
+                    return self._end()
                 data = inflow.accept(chunk, max_bytes)
-                if data is chunk:  # all of it inline, which is no more than any socket does
-                    return data
         except BlockingIOError:
             return None
         except ConnectionResetError:  # it left something unread, as everybody may
@@ -185,8 +190,6 @@ class SharedMemoryStream(trio.abc.HalfCloseableStream):
         except RemoteProtocolError as error:
             self._raise_fault(error)
         ring = inflow.ring
-        if inflow.has_more:
-            self._was_emptied = False
         if not inflow.has_more or ring.tail - ring.returned >= self._much:
             self._return_space()
         return data
@@ -248,7 +251,7 @@ class SharedMemoryStream(trio.abc.HalfCloseableStream):
         self._sending = True
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
-            sent = self._try_send(data)
+            sent = self._try_send(data) if data else 0
             if sent == len(data):
                 await trio.lowlevel.cancel_shielded_checkpoint()
                 return
@@ -295,21 +298,21 @@ class SharedMemoryStream(trio.abc.HalfCloseableStream):
             trio.ClosedResourceError: This side closed the stream or sent EOF.
             trio.BusyResourceError: A task is sending.
         """
-        self._check_can_send()
+        if self._sending or not self._may_send:
+            self._check_can_send()
         return self._try_send(data) if data else 0
 
     def _try_send(self, data: bytes | bytearray | memoryview) -> int:
         """Write what fits. If that is not all, `_needs_space` tells what to wait for."""
+        self._needs_space = False
         try:
             if len(data) <= INLINE_BYTES:
                 octets = data if type(data) is bytes else bytes(data)
-                if can_go_inline(octets):
-                    self._needs_space = False
-                    return self._out.socket.send(octets, _DONTWAIT) if octets else 0
+                if ESCAPE not in octets:
+                    return self._send(octets, _DONTWAIT)
             with memoryview(data) as view:
                 return self._try_send_through_ring(view)
         except BlockingIOError:
-            self._needs_space = False
             return 0
         except OSError as error:
             _raise_for(error)
@@ -327,7 +330,6 @@ class SharedMemoryStream(trio.abc.HalfCloseableStream):
             try:
                 _send_word(self._out.socket, word)
             except BlockingIOError:
-                self._needs_space = False
                 break
             ring.advance(count)
             sent += count
@@ -370,6 +372,7 @@ class SharedMemoryStream(trio.abc.HalfCloseableStream):
         except OSError as error:
             _raise_for(error)
         self._eof_sent = True
+        self._may_send = False
 
     def _check_can_send(self, *, after_eof: bool = False) -> None:
         if self._sending:
@@ -388,6 +391,7 @@ class SharedMemoryStream(trio.abc.HalfCloseableStream):
         """The other side broke the protocol, which it can do once."""
         self._fault = PeerProtocolError(str(error))
         self._fault.error = error
+        self._may_send = self._may_receive = False
         raise self._fault.again() from error
 
     # -- the end ------------------------------------------------------------------------
@@ -399,6 +403,7 @@ class SharedMemoryStream(trio.abc.HalfCloseableStream):
         """
         if not self.is_closed:
             self.is_closed = True
+            self._may_send = self._may_receive = False
             self._out.close()
             self._in.close()
 
