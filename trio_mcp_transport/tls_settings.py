@@ -163,6 +163,8 @@ class TlsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         for name in ("ocsp_skew", "tls_handshake_timeout", "reload_interval"):
             if math.isnan(getattr(self, name)):
                 raise ConfigurationError(f"{name} must be seconds, not nan")
+        if math.isinf(self.ocsp_skew):  # in text that is 0: a staple would never be too old
+            raise ConfigurationError("ocsp_skew must have an end: say how many seconds, from 1 on")
         if self.server_name is not None and (
             not self.server_name or any(c <= " " or c in "/*@" for c in self.server_name)
         ):

@@ -23,6 +23,7 @@ from trio_mcp_transport import (
     ConfigurationError,
     TlsError,
     TlsSettings,
+    parse_endpoint,
 )
 from trio_mcp_transport.security.spki import spki_sha256
 from trio_mcp_transport.security.staples import FunctionStapleSource
@@ -255,6 +256,11 @@ def test_a_stale_staple_is_refused(meeting: Meeting, mode: str) -> None:
     reason = meeting.refusal(meeting.client(ocsp=mode), server, "ocsp")
     assert reason.startswith("its OCSP staple expired on 20")
     assert shake(meeting.client(ocsp=mode, ocsp_skew=2 * DAY), server).client_facts.ocsp == "good"
+
+
+def test_no_limit_for_how_old_a_staple_may_be_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="ocsp_skew must have an end"):
+        parse_endpoint("tls://a.example:1?ocsp_skew=0")
 
 
 def test_our_own_server_does_not_staple_what_has_expired(meeting: Meeting) -> None:

@@ -233,6 +233,7 @@ async def test_plain_http_at_a_port_with_tls_and_the_other_way_round(tls_files: 
             await post(pool, server.bound.replace("https:", "http:"), {})
         event = await server.told()
         assert event.name == "handshake.failed"
+        assert ": the client 127.0.0.1:" in event.message
         assert "HTTP" in event.message
     plain = HttpEndpoint("127.0.0.1", 0, "/mcp")
     async with (
