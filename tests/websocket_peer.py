@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 
 import trio
 from websocket_wire import Frame, Role, machine, other, to
 
-from trio_mcp_transport import ChannelContext, ChannelEvent, ChannelOptions
+from trio_mcp_transport import ChannelContext, ChannelEvent, ChannelOptions, Request, RequestId
 from trio_mcp_transport.jsonrpc import Message, encode_message
 from trio_mcp_transport.sansio.machine import NEED_DATA, EndOfData
 from trio_mcp_transport.sansio.websocket import (
@@ -18,10 +19,14 @@ from trio_mcp_transport.sansio.websocket import (
     WebSocketEvent,
     WebSocketItem,
 )
+from trio_mcp_transport.transports.socket_stream import SocketStream
 from trio_mcp_transport.transports.websocket_channel import WebSocketChannel
 from trio_mcp_transport.transports.websocket_reader import WebSocketTiming
 from trio_mcp_transport.transports.websocket_settings import WebSocketOptions, make_machine
 
+REQUEST = Request(id=1, method="ping")
+WIRE = b'{"jsonrpc":"2.0","id":1,"method":"ping"}'
+ROLES: tuple[Role, ...] = ("server", "client")
 QUIET = WebSocketTiming(ping_interval=float("inf"))
 PLAIN = WebSocketOptions()
 
@@ -119,3 +124,17 @@ async def channel_and_peer(
         finally:
             channel.abort()
             await trio.aclose_forcefully(streams[1])
+
+
+def sockets() -> tuple[SocketStream, SocketStream]:
+    left, right = socket.socketpair()
+    return SocketStream(left), SocketStream(right)
+
+
+def numbered(number: int, size: int = 0) -> Request:
+    return Request(id=number, method="x", params={"filling": "x" * size})
+
+
+async def receive_ids(channel: WebSocketChannel, count: int) -> list[RequestId]:
+    messages = [await channel.receive() for _ in range(count)]
+    return [message.id for message in messages if isinstance(message, Request)]
