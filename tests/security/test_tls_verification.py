@@ -79,7 +79,7 @@ def altered(root: CertificateAuthority) -> IssuedCertificate:
 
 def by_a_leaf(root: CertificateAuthority) -> IssuedCertificate:
     """Signed with the key of a certificate that is no authority's."""
-    leaf = root.issue_server("a.example")
+    leaf = root.issue_server("a.example", common_name="Leaf")
     authority = CertificateAuthority(leaf.certificate, leaf.key, (leaf.certificate,))
     return authority.issue_server("localhost")
 
