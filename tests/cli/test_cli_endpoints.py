@@ -14,12 +14,17 @@ from trio_mcp_transport import (
     ShmEndpoint,
     StdioEndpoint,
     TcpEndpoint,
+    TlsEndpoint,
     UnixEndpoint,
+    WebSocketEndpoint,
+    parse_endpoint,
 )
 from trio_mcp_transport.cli.endpoints import (
     check_authenticated,
     chosen_by_flags,
     listening_endpoints,
+    with_admission,
+    with_headers,
 )
 
 pytestmark = pytest.mark.cli
@@ -33,6 +38,9 @@ DETECT = ChannelOptions(framing="detect")
         (None, None, {}, StdioEndpoint()),
         ("stdio", None, {"TRANSPORT": "tcp"}, StdioEndpoint()),
         ("tcp", None, {}, TcpEndpoint(host="127.0.0.1", port=8080)),
+        ("tls", None, {}, TlsEndpoint(host="127.0.0.1", port=8080)),
+        ("websocket", None, {}, WebSocketEndpoint(host="127.0.0.1", port=8080, path="/mcp")),
+        (None, None, {"TRANSPORT": "websocket"}, parse_endpoint("ws://127.0.0.1:8080/mcp")),
         ("unix", None, {}, UnixEndpoint(path="/tmp/mcp.sock")),
         (None, None, {"TRANSPORT": "unix"}, UnixEndpoint(path="/tmp/mcp.sock")),
         (
@@ -132,3 +140,35 @@ def test_a_name_is_as_safe_as_all_its_addresses(monkeypatch: pytest.MonkeyPatch)
         check_authenticated([endpoint])
     found.pop()
     check_authenticated([endpoint])
+
+
+@pytest.mark.parametrize(
+    ("text", "framing"),
+    [("tls://h:1", "detect"), ("ws://h:1/", "newline"), ("wss://h:1/", "newline")],
+)
+def test_only_what_has_frames_of_ours_finds_them_out(text: str, framing: str) -> None:
+    (found,) = listening_endpoints([text], None, None, {})
+    assert found.options.framing == framing
+
+
+@pytest.mark.parametrize("text", ["ws://127.0.0.1:1/a", "wss://127.0.0.1:1/a", "tls://127.0.0.1:1"])
+def test_one_address_is_listened_at_once_whatever_is_spoken_there(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="it is given twice"):
+        listening_endpoints(["tcp://127.0.0.1:1", text], None, None, {})
+
+
+def test_headers_and_admission_are_for_websocket_as_well() -> None:
+    endpoint = parse_endpoint("ws://h:1/")
+    headed = with_headers(endpoint, ["X-Mine: 1"])
+    assert isinstance(headed, WebSocketEndpoint)
+    assert headed.headers == {"X-Mine": "1"}
+    (admitting,) = with_admission([endpoint], ["https://app.example"], ["mcp.example"])
+    assert isinstance(admitting, WebSocketEndpoint)
+    assert admitting.allowed_origins == ("https://app.example",)
+    assert admitting.allowed_hosts == ("mcp.example",)
+
+
+@pytest.mark.parametrize("text", ["ws://0.0.0.0:1/", "wss://0.0.0.0:1/", "tls://0.0.0.0:1"])
+def test_strangers_are_kept_out_of_every_transport(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="nobody has to prove who they are"):
+        check_authenticated([parse_endpoint(text)])
