@@ -15,6 +15,7 @@ import trio
 
 pytest.importorskip("OpenSSL")
 
+from ct_logs import Log, log_list, signed_by
 from openssl_programs import (
     PATIENCE,
     Ended,
@@ -430,23 +431,75 @@ async def test_our_client_without_a_certificate_is_told_that_one_is_missing(
         assert received == b"hello\n"
 
 
-@pytest.mark.parametrize("status", ["good", "revoked"])
+def stale(files: TlsFiles) -> bytes:
+    return files.authority.ocsp_response(
+        files.server, this_update=NOW - 9 * DAY, next_update=NOW - DAY
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda files: files.authority.ocsp_response(files.server), ""),
+        (
+            lambda files: files.authority.ocsp_response(files.server, "revoked"),
+            "its OCSP staple says revoked on 20",
+        ),
+        (stale, "its OCSP staple expired on 20"),
+        (
+            lambda files: CertificateAuthority.create().ocsp_response(files.server),
+            "its OCSP staple is not signed by its issuer",
+        ),
+        (lambda _: None, "the server stapled no OCSP response"),
+    ],
+    ids=["good", "revoked", "stale", "forged", "missing"],
+)
 async def test_what_s_server_staples_is_verified(
-    tls_files: TlsFiles, tmp_path: Path, status: Literal["good", "revoked"]
+    tls_files: TlsFiles,
+    tmp_path: Path,
+    make: Callable[[TlsFiles], bytes | None],
+    reason: str,
 ) -> None:
-    staple = tmp_path / "staple.der"
-    staple.write_bytes(tls_files.authority.ocsp_response(tls_files.server, status))
+    options = identified(tls_files.server, tmp_path)
+    staple = make(tls_files)
+    if staple is not None:
+        (tmp_path / "staple.der").write_bytes(staple)
+        options += ("-status_file", str(tmp_path / "staple.der"))
     settings = msgspec.structs.replace(tls_files.client_settings, ocsp="require")
-    options = (*identified(tls_files.server, tmp_path), "-status_file", str(staple))
     async with s_server(*options) as port:
-        if status == "good":
+        if not reason:
             facts, _ = await reach(port, settings)
             assert facts.ocsp == "good"
         else:
             with pytest.raises(CertificateError) as caught:
                 await reach(port, settings)
             assert caught.value.check == "ocsp"
-            assert "was refused (ocsp): its OCSP staple says revoked on 20" in str(caught.value)
+            prefix = f"the certificate of {NAME} was refused (ocsp): "
+            assert str(caught.value).startswith(prefix + reason)
+
+
+async def test_s_server_has_the_pinned_key_and_the_logs_know_it(
+    tls_files: TlsFiles, tmp_path: Path
+) -> None:
+    logs = [Log("a", "A"), Log("b", "B")]
+    identity = tls_files.authority.issue_server(NAME, sct_list=signed_by(*logs, moment=NOW - DAY))
+    pin = format_pin(spki_sha256(identity.certificate))
+    (tmp_path / "logs.json").write_bytes(log_list(*logs))
+    wanted = {"ct": "require", "ct_log_file": str(tmp_path / "logs.json"), "pins": (pin,)}
+    unmet: list[tuple[str, dict[str, object]]] = [
+        ("pin", {"pins": ("00" * 32,)}),
+        ("transparency", {"ct_log_file": str(tmp_path / "others.json")}),
+    ]
+    others = log_list(logs[0], Log("b", "B"))
+    (tmp_path / "others.json").write_bytes(others)
+    async with s_server(*identified(identity, tmp_path)) as port:
+        settings = msgspec.structs.replace(tls_files.client_settings, **wanted)
+        facts, _ = await reach(port, settings)
+        assert (facts.pins, facts.transparency) == ("matched", "satisfied")
+        for check, changes in unmet:
+            with pytest.raises(CertificateError) as caught:
+                await reach(port, msgspec.structs.replace(settings, **changes))
+            assert caught.value.check == check
 
 
 # -- the programs ----------------------------------------------------------------------
