@@ -22,6 +22,7 @@ from websocket_peer import (
 )
 from websocket_wire import (
     BINARY,
+    MASK,
     PING,
     TEXT,
     Frame,
@@ -224,9 +225,11 @@ async def test_a_peer_that_was_told_off_hears_it_although_it_goes_on_sending() -
     async with channel_and_peer((ours, theirs)) as (channel, peer), trio.open_nursery() as nursery:
         await peer.write(Frame(BINARY, b"\0"))
 
+        wire = Frame(BINARY, bytes(60_000)).wire(MASK)
+
         async def go_on() -> None:
             for _ in range(64):
-                await peer.write(Frame(BINARY, bytes(65536)))
+                await theirs.send_all(wire)
             await theirs.send_eof()
 
         nursery.start_soon(go_on)
