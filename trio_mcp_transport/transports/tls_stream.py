@@ -517,6 +517,7 @@ class TlsStream(trio.abc.HalfCloseableStream):
 
     # -- the end ------------------------------------------------------------------------
 
+    @trio.lowlevel.enable_ki_protection
     def close(self) -> None:
         """Close at once; tasks that wait here get `trio.ClosedResourceError`. Idempotent.
 
@@ -524,6 +525,7 @@ class TlsStream(trio.abc.HalfCloseableStream):
         """
         self._wire.close(self._end())
 
+    @trio.lowlevel.enable_ki_protection
     async def aclose(self) -> None:
         """Say close_notify, close, then checkpoint. Idempotent.
 
