@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 import itertools
+import math
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Literal
 
 import pytest
 import trio
@@ -28,6 +30,9 @@ from trio_mcp_transport import (
     memory_channel_pair,
 )
 from trio_mcp_transport.testing import FaultyStream, cancel_at
+from trio_mcp_transport.transports.websocket_channel import WebSocketChannel
+from trio_mcp_transport.transports.websocket_reader import WebSocketTiming
+from trio_mcp_transport.transports.websocket_settings import WebSocketOptions, make_machine
 
 pytestmark = [pytest.mark.properties, pytest.mark.channel]
 
@@ -144,7 +149,7 @@ async def run_ending(side: Side, ending: str, rounds: int, cancel: int | None) -
         await side.kill()
     elif ending == "aclose":
         await cancellable(cancel, side.channel.aclose)
-    elif ending == "send_eof":
+    elif ending == "send_eof" and side.channel.can_send_eof:
         with suppress(*ENDS):
             await cancellable(cancel, side.channel.send_eof)
 
@@ -173,7 +178,13 @@ async def drain_when_free(side: Side) -> None:
 
 async def end_sending(side: Side) -> None:
     with suppress(*ENDS):
-        await side.channel.send_eof()
+        if side.channel.can_send_eof:
+            await side.channel.send_eof()
+        else:
+            # The end is that of both directions: so when all is there.
+            await side.channel.flush()
+            await wait_all_tasks_blocked()
+            await side.channel.aclose()
 
 
 # -- the pairs --------------------------------------------------------------------------
@@ -214,6 +225,25 @@ def buffered_sides(nursery: trio.Nursery) -> tuple[Side, Side]:
         Side(StreamChannel(left, nursery=nursery, context=context), left.aclose),
         Side(StreamChannel(right, nursery=nursery, context=context), right.aclose),
     )
+
+
+def websocket_sides(nursery: trio.Nursery) -> tuple[Side, Side]:
+    """As `stream_sides`, with a WebSocket on the streams."""
+
+    def side(inner: trio.abc.Stream, role: Literal["client", "server"]) -> Side:
+        stream = FaultyStream(inner, read_size=37, write_size=41)
+        channel = WebSocketChannel(
+            stream,
+            make_machine(role, WebSocketOptions(), OPTIONS, None),
+            nursery=nursery,
+            context=ChannelContext(transport="test"),
+            options=OPTIONS,
+            timing=WebSocketTiming(ping_interval=math.inf),
+        )
+        return Side(channel, stream.kill)
+
+    left, right = lockstep_stream_pair()
+    return side(left, "client"), side(right, "server")
 
 
 # -- the properties ---------------------------------------------------------------------
@@ -266,7 +296,7 @@ def check_outcomes(sender: Side, receiver: Side) -> None:
 three = st.tuples(senders, senders, receivers)
 
 
-@pytest.mark.parametrize("make_sides", [memory_sides, stream_sides])
+@pytest.mark.parametrize("make_sides", [memory_sides, stream_sides, websocket_sides])
 @settings(max_examples=200, deadline=None)
 @given(lives=st.tuples(three, three), endings_=st.tuples(endings, endings))
 def test_each_message_has_exactly_one_outcome_and_nothing_stays_behind(
