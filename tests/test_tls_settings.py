@@ -46,7 +46,6 @@ def make(**options: object) -> TlsSettings:
         ({"reload_interval": -1}, "^reload_interval: "),
         ({"ocsp_skew": -1}, "^ocsp_skew: "),
         ({"ocsp_skew": math.inf}, "^ocsp_skew must have an end"),
-        ({"ocsp_skew": math.inf}, "^ocsp_skew must have an end"),
         ({"ct_min_logs": 0}, "^ct_min_logs: "),
         ({"cert_file": ""}, "^cert_file must be a path"),
         ({"ca_file": "a\0b"}, "^ca_file must be a path"),
