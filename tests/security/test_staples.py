@@ -103,6 +103,18 @@ def test_a_file_is_read_again_when_it_has_changed(tmp_path: Path, events: Events
     assert events == []
 
 
+def test_reloading_does_not_wait_for_the_interval(tmp_path: Path) -> None:
+    path = tmp_path / "a.ocsp"
+    write(path, response(), NOW)
+    source = StapleFiles(str(path), check_interval=float("inf"))
+    stapled(source)
+    new = response(begin=NOW + 10)
+    write(path, new, NOW + 10)
+    assert stapled(source, NOW + 1e6 / 10) != new
+    source.reload()
+    assert stapled(source, NOW + 1e6 / 10) == new
+
+
 def test_a_clock_that_was_set_back_does_not_keep_it_from_being_read(tmp_path: Path) -> None:
     path = tmp_path / "a.ocsp"
     write(path, response(), NOW)

@@ -294,6 +294,18 @@ def test_a_staple_file_is_stapled_and_renewed(meeting: Meeting, tmp_path: Path) 
     assert meeting.event().name == "staple.revoked"
 
 
+def test_reloading_a_server_reloads_its_staple(meeting: Meeting, tmp_path: Path) -> None:
+    path = tmp_path / "staple.der"
+    path.write_bytes(meeting.authority.ocsp_response(meeting.identity))
+    server = meeting.server(ocsp_staple_file=str(path))
+    assert shake(meeting.client(), server).client_facts.ocsp == "good"
+    path.write_bytes(meeting.authority.ocsp_response(meeting.identity, "revoked"))
+    assert shake(meeting.client(), server).client_facts.ocsp == "good"
+    server.reload()
+    assert isinstance(shake(meeting.client(), server).client.error, CertificateError)
+    assert meeting.event().name == "staple.revoked"
+
+
 def test_a_staple_goes_with_its_certificate_alone(meeting: Meeting, tmp_path: Path) -> None:
     """The client chose another certificate of the server by its name."""
     cert, key = tmp_path / "other.pem", tmp_path / "other.key"

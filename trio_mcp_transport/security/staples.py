@@ -106,6 +106,12 @@ class StapleSource:
             now: Epoch seconds.
         """
 
+    def reload(self) -> None:
+        """Look for a new staple at the next handshake; `TlsServer.reload` calls this.
+
+        Does nothing where a function is asked, which is so in time by itself.
+        """
+
     def _report(self, name: str, message: str, error: Exception | None = None) -> None:
         report(self._on_event, ChannelEvent(name=name, message=message, error=error))
 
@@ -184,6 +190,10 @@ class StapleFiles(StapleSource):
             if found := shelf.get(leaf, now):
                 return found
         return b""
+
+    def reload(self) -> None:
+        """Look at the files at the next handshake, even if the interval has not passed."""
+        self._checked_at = None
 
     def _look_at(self, path: str, shelf: _Shelf, now: float) -> None:
         try:

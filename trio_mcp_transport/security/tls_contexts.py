@@ -311,6 +311,16 @@ class TlsServer(_Side):
         self._staple = staple
         super().__init__(settings, on_event, clock)
 
+    def reload(self) -> None:
+        """As for clients; the files of staples are read anew at the next handshake, too.
+
+        Raises:
+            ConfigurationError: Something cannot be used; all stays as it was.
+        """
+        super().reload()
+        if self._staple is not None:
+            self._staple.reload()
+
     @property
     def certificates(self) -> tuple[CertificateFacts, ...]:
         """What it shows to those who connect now: the main one, then those for SNI."""
