@@ -294,7 +294,13 @@ def test_the_timeouts_page_has_every_timeout_with_its_default() -> None:
     rows = dict(re.findall(r"^``(\w+_timeout)`` +(\S+)", page, re.MULTILINE))
     defaults = {
         field.name: "off" if field.default in {None, float("inf")} else f"{field.default:g}"
-        for struct in (ChannelOptions, HttpEndpoint)
+        for struct in (
+            ChannelOptions,
+            HttpEndpoint,
+            TlsSettings,
+            WebSocketEndpoint,
+            ShmEndpoint,
+        )
         for field in msgspec.structs.fields(struct)
         if field.name.endswith("_timeout")
     }
