@@ -51,8 +51,9 @@ class Server:
     """What is served, and what the tests look at.
 
     Tools: ``echo`` answers at once, ``steps`` reports progress, ``wait`` does, too, waits until
-    `release` is set and then speaks once more, ``ask`` asks the client, ``leave`` ends its connection and
-    goes on when `release` is set, ``region`` has arguments in headers, ``fail`` raises.
+    `release` is set and then speaks once more, ``ask`` asks the client, ``leave`` ends its
+    connection and goes on when `release` is set, ``region`` has arguments in headers, ``fail``
+    raises.
     """
 
     def __init__(self) -> None:
