@@ -21,6 +21,7 @@ from .endpoint_values import (
     nested_structs,
     read_milliseconds,
     read_value,
+    struct_fields,
 )
 from .endpoints import HIDDEN, Endpoint
 from .errors import ConfigurationError
@@ -84,7 +85,7 @@ def read_endpoint(struct: type[E], parameters: Mapping[str, object], **target_fi
     if "client_ca" in parameters:
         # Whoever names whose client certificates count wants to see one.
         values.setdefault("client_auth", "required")
-    for required in msgspec.structs.fields(struct):
+    for required in struct_fields(struct):
         if required.required and required.name not in values:
             raise ConfigurationError(f"{required.name} is missing in a {struct.scheme} endpoint")
     for name, fields in nested.items():

@@ -8,8 +8,10 @@ values appear in an error only where the value is a number, a boolean or a choic
 
 from __future__ import annotations
 
+import functools
 import math
 import re
+from collections.abc import Mapping
 from typing import NoReturn
 from urllib.parse import quote, unquote
 
@@ -41,11 +43,15 @@ __all__ = [
     "percent_encode",
     "read_milliseconds",
     "read_value",
+    "struct_fields",
     "write_value",
 ]
 
 #: Marks an integer field as written in octal: ``Annotated[int, msgspec.Meta(extra=OCTAL)]``.
 OCTAL = {"text": "octal"}
+
+#: Structs whose fields are remembered: more than there are, with those made elsewhere.
+_MAX_REMEMBERED = 64
 
 _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("0", "false", "no", "off")
@@ -73,19 +79,28 @@ def _plain(declared: Type) -> tuple[Type, bool]:
             return declared, octal
 
 
-def declared_types(struct: type[msgspec.Struct]) -> dict[str, Type]:
-    """The declared type of each field of a struct, by its name as an option."""
-    return {
-        field.encode_name: msgspec.inspect.type_info(field.type)
-        for field in msgspec.structs.fields(struct)
-    }
+# Annotations are text until somebody resolves them, which takes a millisecond for a struct of
+# many fields, and these are asked for each time an endpoint is made or printed.
 
 
-def nested_structs(struct: type[msgspec.Struct]) -> dict[str, type[msgspec.Struct]]:
+@functools.lru_cache(maxsize=_MAX_REMEMBERED)
+def struct_fields(struct: type[msgspec.Struct]) -> tuple[msgspec.structs.FieldInfo, ...]:
+    """The fields of a struct, with their defaults and resolved types."""
+    return msgspec.structs.fields(struct)
+
+
+@functools.lru_cache(maxsize=_MAX_REMEMBERED)
+def declared_types(struct: type[msgspec.Struct]) -> Mapping[str, Type]:
+    """The declared type of each field of a struct."""
+    return {field.name: msgspec.inspect.type_info(field.type) for field in struct_fields(struct)}
+
+
+@functools.lru_cache(maxsize=_MAX_REMEMBERED)
+def nested_structs(struct: type[msgspec.Struct]) -> Mapping[str, type[msgspec.Struct]]:
     """The fields of a struct that are structs themselves; as text they are one level."""
     return {
         field.name: field.type
-        for field in msgspec.structs.fields(struct)
+        for field in struct_fields(struct)
         if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct)
     }
 

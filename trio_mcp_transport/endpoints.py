@@ -27,6 +27,7 @@ from .endpoint_values import (
     declared_types,
     nested_structs,
     percent_encode,
+    struct_fields,
     write_value,
 )
 from .errors import ConfigurationError
@@ -88,7 +89,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             ConfigurationError: One does not match; the text starts with its name.
         """
         nested = nested_structs(type(self))
-        for field in msgspec.structs.fields(self):
+        for field in struct_fields(type(self)):
             value = getattr(self, field.name)
             if field.name in nested:
                 wanted = nested[field.name]
@@ -377,7 +378,7 @@ def join_host_port(host: str, port: int) -> str:
 
 def _parameters(struct: msgspec.Struct, skip: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
     declared = declared_types(type(struct))
-    for field in msgspec.structs.fields(struct):
+    for field in struct_fields(type(struct)):
         value = getattr(struct, field.name)
         if field.name not in skip and value != field.default:
             name = field.encode_name

@@ -14,6 +14,7 @@ from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
+from .endpoint_values import declared_types, struct_fields
 from .errors import ConfigurationError
 from .limits import OCSP_CLOCK_SKEW, TLS_HANDSHAKE_TIMEOUT, TLS_RELOAD_INTERVAL
 from .tls_pins import parse_pin
@@ -193,7 +194,7 @@ class TlsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         names, doing = (
             (_CLIENT_ONLY, "connecting") if side == "client" else (_SERVER_ONLY, "listening")
         )
-        for field in msgspec.structs.fields(self):
+        for field in struct_fields(type(self)):
             if field.name in names and getattr(self, field.name) != field.default:
                 raise ConfigurationError(f"{field.name} is for {doing} with TLS, not here")
 
@@ -251,7 +252,7 @@ class TlsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         # msgspec's own would show every field, keys among them.
         return [
             (field.name, "***" if field.name in _HIDDEN else getattr(self, field.name))
-            for field in msgspec.structs.fields(self)
+            for field in struct_fields(type(self))
             if getattr(self, field.name) != field.default
         ]
 
@@ -262,9 +263,10 @@ class TlsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     # -- Checks ----------------------------------------------------------------------
 
     def _check_types(self) -> None:
-        for field in msgspec.structs.fields(self):
+        types = declared_types(type(self))
+        for field in struct_fields(type(self)):
             value = getattr(self, field.name)
-            declared = msgspec.inspect.type_info(field.type)
+            declared = types[field.name]
             if isinstance(declared, msgspec.inspect.LiteralType) and value not in declared.values:
                 allowed = ", ".join(map(str, declared.values))
                 raise ConfigurationError(f"{field.name} must be one of {allowed}, not {value!r}")

@@ -15,7 +15,7 @@ from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
-from .endpoint_values import percent_decode, percent_encode
+from .endpoint_values import percent_decode, percent_encode, struct_fields
 from .endpoints import HIDDEN, Endpoint, check_host, join_host_port
 from .errors import ConfigurationError
 from .http_origins import (
@@ -186,7 +186,7 @@ class WebEndpoint(Endpoint, frozen=True):
         if any(protocol != "http/1.1" for protocol in self.tls.alpn):
             raise ConfigurationError("alpn: only http/1.1 is spoken here")
         if not self.uses_tls:
-            for field in msgspec.structs.fields(TlsSettings):
+            for field in struct_fields(TlsSettings):
                 if getattr(self.tls, field.name) != field.default:
                     raise ConfigurationError(
                         f"{field.name} is for TLS: write {self.url_scheme}s://"
@@ -247,7 +247,7 @@ class WebEndpoint(Endpoint, frozen=True):
             if side == "client"
             else (self.server_only, "listening")
         )
-        for field in msgspec.structs.fields(self):
+        for field in struct_fields(type(self)):
             value = getattr(self, field.name)
             if field.name in names and value != field.default and value != {}:
                 raise ConfigurationError(f"{field.name} is for {doing} to {self.label}, not here")
