@@ -22,7 +22,7 @@ import msgspec
 import trio
 
 from .abc import ChannelState, MessageChannel
-from .jsonrpc import Message, encode_message
+from .jsonrpc import ErrorResponse, Message, Request, RequestId, Response, encode_message
 from .limits import DEFAULT_DRAIN_SECONDS
 
 __all__ = ["BridgeEnd", "BridgeObserver", "BridgeSide", "SupportsFrames", "bridge_channels"]
@@ -78,8 +78,9 @@ async def bridge_channels(
     An end of one side is forwarded with `send_eof` where the other can be told so, after
     everything that came before. Then the other direction has `drain` seconds to end too,
     so the answers to a client's last requests arrive. Where a client cannot be told that
-    the server has ended, its channel is flushed and closed instead. A channel that
-    another task closes ends the bridge as if both had ended.
+    the server has ended, its channel is flushed and closed instead; where a server cannot be
+    told that the client has, as over WebSocket, the bridge ends when the last of its requests is
+    answered. A channel that another task closes ends the bridge as if both had ended.
 
     If cancelled, both channels are aborted.
 
@@ -105,7 +106,7 @@ async def bridge_channels(
         LocalProtocolError: A payload does not fit the other side's framing.
     """
     by_bytes = isinstance(client, SupportsFrames) and isinstance(server, SupportsFrames)
-    pass_on = _pass_frames if by_bytes else _pass_messages
+    unanswered: set[tuple[type, RequestId | None]] = set()  # counted where messages pass
     failures: list[Exception] = []
     ended: list[BridgeSide] = []
     over = False
@@ -115,13 +116,16 @@ async def bridge_channels(
         source, sink = (client, server) if side == "client" else (server, client)
         show = None if observe is None else partial(observe, side)
         try:
-            await pass_on(source, sink, show, reading)
+            if by_bytes:
+                await _pass_frames(source, sink, show, reading)
+            else:
+                await _pass_messages(source, ask if sink is server else answer, show, reading)
             if show is not None:
                 await show(())
             ended.append(side)
             if sink.can_send_eof:
                 await sink.send_eof()
-            elif sink is client:
+            elif sink is client or not (by_bytes or unanswered):
                 over = True  # it has to be closed to be told; what it sends would be lost
         except trio.ClosedResourceError:
             over = True  # somebody closes it on purpose; there is nothing to wait for
@@ -141,6 +145,22 @@ async def bridge_channels(
             failures.append(source.failure.again())
         over = True
         nursery.cancel_scope.cancel()
+
+    async def ask(messages: Sequence[Message]) -> None:
+        unanswered.update(
+            (type(message.id), message.id) for message in messages if isinstance(message, Request)
+        )
+        await server.send_many(messages)
+
+    async def answer(messages: Sequence[Message]) -> None:
+        nonlocal over
+        await client.send_many(messages)
+        for message in messages:
+            if isinstance(message, Response | ErrorResponse):
+                unanswered.discard((type(message.id), message.id))
+        if "client" in ended and not unanswered and not server.can_send_eof:
+            over = True
+            nursery.cancel_scope.cancel()
 
     def begin_drain() -> None:
         scope = nursery.cancel_scope
@@ -201,12 +221,15 @@ async def _pass_frames(
 
 
 async def _pass_messages(
-    source: MessageChannel, sink: MessageChannel, show: _Show | None, reading: _Reading
+    source: MessageChannel,
+    forward: Callable[[Sequence[Message]], Awaitable[None]],
+    show: _Show | None,
+    reading: _Reading,
 ) -> None:
     while (messages := await reading.next(source.receive_many)) is not None:
         if show is not None:
             await show([encode_message(message) for message in messages])
-        await sink.send_many(messages)
+        await forward(messages)
 
 
 async def _tell(client: MessageChannel, words: Sequence[Message]) -> None:
