@@ -35,7 +35,7 @@ FACES = [
 #: Modules whose every public name is in the top face.
 SHARED = ["abc", "connect", "errors", "installation", "jsonrpc"]
 #: What extras bring: modules that need them cannot be imported without.
-EXTRA_MODULES = {"anyio", "mcp", "mcp_types", "rich"}
+EXTRA_MODULES = {"OpenSSL", "anyio", "cryptography", "mcp", "mcp_types", "rich"}
 
 
 def names_of(module: str) -> list[str]:
