@@ -188,7 +188,7 @@ async def test_browsers_are_told_to_stay_with_tls_only_where_there_is_tls(
     plain = HttpEndpoint("127.0.0.1", 0, "/mcp", security_headers="production")
     async with (
         serving(partial(serve_peers, Router("server", "1"), plain)) as bound,
-        HttpPool() as pool,
+        HttpPool(tls=TlsClient(tls_files.client_settings)) as pool,
         pool.request("GET", bound) as response,
     ):
         assert "x-content-type-options" in response.headers
