@@ -13,7 +13,7 @@ pytest.importorskip("cryptography")
 import ocsp_wire
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa, x25519
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
@@ -125,6 +125,16 @@ def test_none_is_refused_where_the_certificate_promises_one() -> None:
     assert (outcome.accepted, outcome.status) == (False, "missing")
     assert "must-staple" in outcome.reason
     assert judge(staple(about=PROMISED), "if-present", leaf=PROMISED).accepted
+
+
+def test_a_promise_that_cannot_be_read_is_taken_for_one() -> None:
+    """What TLSFeature says is a list of numbers, and this is none."""
+    oid = x509.ObjectIdentifier("1.3.6.1.5.5.7.1.24")
+    key = ec.generate_private_key(ec.SECP256R1())
+    builder = builder_for(key.public_key(), x509.Name([]), AUTHORITY.certificate.subject)
+    builder = builder.add_extension(x509.UnrecognizedExtension(oid, b"garbage"), critical=False)
+    leaf = IssuedCertificate(builder.sign(AUTHORITY.key, SHA256), key)
+    assert not judge(b"", "if-present", leaf=leaf).accepted
 
 
 def test_an_error_of_the_responder_counts_as_none() -> None:
@@ -264,6 +274,15 @@ def test_a_responder_that_did_not_sign_is_refused() -> None:
     outcome = judge(forged)
     assert not outcome.accepted
     assert outcome.reason == "its OCSP staple has a signature that does not fit"
+
+
+def test_a_key_that_cannot_sign_has_not_signed() -> None:
+    key = x25519.X25519PrivateKey.generate().public_key()
+    builder = builder_for(key, ISSUER, AUTHORITY.certificate.subject)
+    purpose = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.OCSP_SIGNING])
+    responder = builder.add_extension(purpose, critical=False).sign(AUTHORITY.key, SHA256)
+    forged = ocsp_wire.response(answer(), responder=responder, key=STRANGER.key, shown=[responder])
+    assert judge(forged).reason == "its OCSP staple has a signature that does not fit"
 
 
 def test_the_servers_own_certificate_may_not_sign() -> None:
