@@ -14,6 +14,7 @@ import msgspec
 import pytest
 import trio
 from cli_process import INITIALIZE, PATIENCE, echo_server, run_cli, running, wait_gone
+from shared_memory import needs_sealed_memory
 
 pytestmark = [
     pytest.mark.cli,
@@ -56,9 +57,15 @@ async def pid_in(path: Path) -> int:
 # -- connect -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scheme", ["tcp", "unix"])
+@pytest.mark.parametrize(
+    "scheme", ["tcp", "unix", pytest.param("shm", marks=[pytest.mark.shm, needs_sealed_memory])]
+)
 async def test_what_is_piped_into_connect_gets_its_answers(scheme: str, tmp_path: Path) -> None:
-    endpoint = "tcp://127.0.0.1:0" if scheme == "tcp" else f"unix:{tmp_path / 'sock'}"
+    endpoint = {
+        "tcp": "tcp://127.0.0.1:0",
+        "unix": f"unix:{tmp_path / 'sock'}",
+        "shm": f"shm://cli?directory={tmp_path / 'shm'}",
+    }[scheme]
     async with running("serve", "--listen", endpoint) as server:
         bound = await server.wait_listening(scheme)
         done = await run_cli("connect", bound, stdin=INITIALIZE + PING + LIST + SLOW % b"0.3")
