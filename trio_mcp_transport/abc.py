@@ -185,7 +185,8 @@ class ChannelContext(msgspec.Struct, frozen=True, kw_only=True):
             whoever answers.
         client_address: The client's address, also behind proxies that are trusted to tell
             it; None where that is `peer_address` or nobody knows.
-        tls: How the connection is protected, and the certificates; None without TLS.
+        tls: How the connection is protected, and the certificates; None without TLS, and for
+            clients over HTTP, whose connections come and go.
     """
 
     transport: str
