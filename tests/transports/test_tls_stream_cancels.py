@@ -8,6 +8,7 @@ import signal
 import sys
 import weakref
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 import trio
@@ -144,6 +145,23 @@ async def test_a_peer_that_does_not_read_delays_closing_only_so_long(
     await trio.aclose_forcefully(server)
 
 
+async def test_closing_does_not_wait_for_another_task_that_sends(
+    tls_files: TlsFiles, autojump_clock: trio.testing.MockClock
+) -> None:
+    client, server = streams_over(*trio.testing.lockstep_stream_pair(), tls_files)
+    await shake_streams(client, server)
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(outcome_of, lambda: client.send_all(b"x"), {}, "sender")
+        await trio.testing.wait_all_tasks_blocked()
+        await client.aclose()
+    assert trio.current_time() == began
+    assert await server.receive_some() == b"x"  # the pair keeps what was on its way
+    with pytest.raises(trio.BrokenResourceError, match="without close_notify"):
+        await server.receive_some()
+    await trio.aclose_forcefully(server)
+
+
 async def test_a_write_that_was_interrupted_breaks_the_stream(
     tls_files: TlsFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,7 +237,9 @@ async def test_a_stream_that_broke_holds_nothing_of_what_it_was_to_write(
 
 
 @pytest.mark.usefixtures("no_gc")
-@pytest.mark.parametrize("fault", ["none", "cut", "garbage", "reset", "handshake", "cancelled"])
+@pytest.mark.parametrize(
+    "fault", ["none", "cut", "garbage", "reset", "handshake", "cancelled", "write"]
+)
 async def test_a_closed_stream_is_freed_at_once(tls_files: TlsFiles, fault: str) -> None:
     client, server = streams_over(*tcp_pair(), tls_files)
     outcomes: dict[str, object] = {}
@@ -232,7 +252,11 @@ async def test_a_closed_stream_is_freed_at_once(tls_files: TlsFiles, fault: str)
     elif fault == "reset":
         assert isinstance(client.transport_stream, SocketStream)
         reset(client.transport_stream)
-    if fault not in {"none", "cancelled"}:
+    elif fault == "write":
+        client.close()
+        await outcome_of(partial(server.send_all, bytes(10_000_000)), outcomes, "server")
+        assert isinstance(outcomes.pop("server"), trio.BrokenResourceError)
+    if fault not in {"none", "cancelled", "write"}:
         await outcome_of(server.receive_some, outcomes, "server")
         assert isinstance(outcomes.pop("server"), trio.BrokenResourceError)
     if fault == "cancelled":

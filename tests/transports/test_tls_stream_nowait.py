@@ -63,8 +63,8 @@ async def test_nothing_is_written_where_the_stream_below_can_only_wait(
     async with client, server:
         await shake_streams(client, server)
         assert client.send_nowait(b"x") == 0
-        await client.send_all(b"x")
-        assert await server.receive_some() == b"x"
+        await client.send_all(b"anything else")
+        assert await server.receive_some() == b"anything else"
 
 
 @pytest.mark.parametrize("room", [0, 1, 30, 65_000, 70_000, 131_000])
@@ -148,6 +148,27 @@ async def test_who_sends_has_the_stream_for_itself(tls_files: TlsFiles) -> None:
         with pytest.raises(trio.BusyResourceError):
             client.send_nowait(b"x")
         nursery.cancel_scope.cancel()
+
+
+async def test_nothing_is_written_or_read_beside_a_record_that_is_being_written(
+    tls_files: TlsFiles,
+) -> None:
+    # The stream's own words, such as the refusal of a renegotiation, take the wire as well.
+    client, server = stream_pair(tls_files)
+    async with client, server, trio.open_nursery() as nursery:
+        await shake_streams(client, server)
+        wire = client._wire
+        nursery.start_soon(wire.write, wire.machine.send_data(bytes(10_000_000)))
+        await trio.testing.wait_all_tasks_blocked()
+        await server.send_all(b"data")
+        assert client.send_nowait(b"x") == 0
+        assert client.receive_nowait() is None
+        received = 0
+        while received < 10_000_000:
+            received += len(await server.receive_some())
+        await trio.testing.wait_all_tasks_blocked()
+        assert client.send_nowait(b"x") == 1
+        assert client.receive_nowait() == b"data"
 
 
 async def test_a_channel_writes_everything_in_order_through_a_narrow_stream(

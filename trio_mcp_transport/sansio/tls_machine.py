@@ -295,14 +295,12 @@ class TlsMachine:
     def _next_of_handshake(self) -> TlsEvent | NeedData:
         connection = self.connection
         while True:
-            if self._handshake_begun:
-                if not self._feed_record():
-                    if self._eof:
-                        raise TlsHandshakeFailed(
-                            "the peer ended the connection during the TLS handshake"
-                        )
-                    return NEED_DATA
-                self._collect_output()  # so that what comes now can be told from it
+            if self._handshake_begun and not self._feed_record():
+                if self._eof:
+                    raise TlsHandshakeFailed(
+                        "the peer ended the connection during the TLS handshake"
+                    )
+                return NEED_DATA
             self._handshake_begun = True
             self._may_have_output = True
             try:

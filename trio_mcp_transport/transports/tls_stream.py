@@ -457,8 +457,7 @@ class TlsStream(trio.abc.HalfCloseableStream):
                     self._plain = data
                     break
         except ProtocolError as why:
-            if not wire.machine.was_cut_off:
-                wire.fail(why)
+            wire.fail(why)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
 

@@ -276,7 +276,7 @@ class TlsWire:
             trio.BrokenResourceError: It is broken; `from` the first cause.
             trio.ClosedResourceError: This side closed it.
         """
-        if self.state is WireState.OPEN and self.cause is None:
+        if self.state is WireState.OPEN:
             return
         if self.state is WireState.CLOSED:
             raise trio.ClosedResourceError("this side closed the TLS stream")
