@@ -13,7 +13,7 @@ from trio_mcp_transport.abc import MessageChannel
 from trio_mcp_transport.jsonrpc import Request, Response
 from trio_mcp_transport.serve import serve_channels
 
-TRANSPORTS = ["memory", "tcp", "unix", "process"]
+TRANSPORTS = ["memory", "tcp", "unix", "ws", "process"]
 
 ECHO_CHILD = """
 import sys
@@ -41,6 +41,7 @@ async def echo_endpoint(
         "memory": "memory:echo",
         "tcp": "tcp://127.0.0.1:0",
         "unix": f"unix:{tmp_path}/echo",
+        "ws": "ws://127.0.0.1:0/mcp",
     }[transport]
     async with trio.open_nursery() as nursery:
         (bound,) = await nursery.start(serve_channels, echo, listen_at)

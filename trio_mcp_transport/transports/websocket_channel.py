@@ -86,7 +86,8 @@ class WebSocketChannel(MessageChannel):
     * A WebSocket cannot be half closed, so there is no `send_eof`.
     * `aclose` says 1000 and waits, within `close_timeout`, for the peer's own Close. What
       still comes meanwhile is dropped.
-    * The channel holds its nursery open until it is closed, or the peer closed it.
+    * The channel holds its nursery open until it is closed, or the peer closed it; cancelling
+      the nursery aborts it.
 
     Args:
         stream: Any stream; the channel owns it from here on.
@@ -147,6 +148,7 @@ class WebSocketChannel(MessageChannel):
             timing=timing,
             decode=self._decode,
             fail=self._fail,
+            abort=self.abort,
             is_closing=self._is_closing,
         )
         nursery.start_soon(self._reader.run, name="trio_mcp_transport websocket")
@@ -186,7 +188,11 @@ class WebSocketChannel(MessageChannel):
     @property
     def is_connected(self) -> bool:
         """Whether sending may still succeed: neither side has closed."""
-        return self._state.is_open and self._reader.close_received is None
+        return (
+            self._state.is_open
+            and self._machine.sending is Side.OPEN
+            and self._reader.close_received is None
+        )
 
     @property
     def can_send_eof(self) -> bool:
@@ -287,6 +293,10 @@ class WebSocketChannel(MessageChannel):
             self._fail(cause)
             ending = self._state.ending()
             raise ending from ending.__cause__
+        if self._machine.sending is not Side.OPEN:
+            # The task that reads has seen the end, and has to see to what came before it first.
+            seen = self._reader.cause_seen
+            raise seen from seen.__cause__
 
     async def _queue(self, data: bytes, count: int) -> None:
         if not data or self._outbox.put(data):
@@ -481,9 +491,13 @@ class WebSocketChannel(MessageChannel):
             self._inbox.close(keep=True)
             if self._reader.is_leaving:
                 return  # what is queued, the answer to the Close among it, is still written
-            timed_out = isinstance(cause, HandshakeTimeout)
-            self._say_close_now(
-                CloseCode.POLICY_VIOLATION if timed_out else CloseCode.INTERNAL_ERROR
-            )
+            self._say_close_now(_code_for(cause))
             self._outbox.close(self._state.ending)
             self._reader.stop_unless_lingering()
+
+
+def _code_for(cause: ChannelBroken) -> int:
+    """What a peer is told that is left because of this."""
+    if isinstance(cause, HandshakeTimeout):
+        return CloseCode.POLICY_VIOLATION
+    return CloseCode.INTERNAL_ERROR

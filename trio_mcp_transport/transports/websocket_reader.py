@@ -101,6 +101,7 @@ class WebSocketReader:
         timing: More of them.
         decode: Makes messages of texts.
         fail: Records the first cause of a failure; calls `stop`.
+        abort: Closes the channel at once; calls `stop`.
         is_closing: Whether this side is closing, so that no end is a failure any more.
 
     Attributes:
@@ -125,6 +126,7 @@ class WebSocketReader:
         timing: WebSocketTiming,
         decode: Callable[[Sequence[bytes]], list[Sized]],
         fail: Callable[[ChannelBroken], object],
+        abort: Callable[[], object],
         is_closing: Callable[[], bool],
     ) -> None:
         self._stream = stream
@@ -135,6 +137,7 @@ class WebSocketReader:
         self._options = options
         self._decode = decode
         self._fail = fail
+        self._abort = abort
         self._is_closing = is_closing
         now = trio.current_time()
         self._keep_alive = KeepAlive(
@@ -176,8 +179,11 @@ class WebSocketReader:
         except Exception as error:  # any stream's own exceptions end in the recorded cause
             if not self._stopped and not self._is_closing():
                 cause = stream_lost(error, "while receiving")
+        except trio.Cancelled:
+            self._abort()  # whoever cancelled the nursery has given the channel up
+            raise
         except BaseException as error:
-            lost = ConnectionLost("the task that reads was cancelled")
+            lost = ConnectionLost("the task that reads was ended")
             lost.__cause__ = error
             self._fail(lost)
             raise
@@ -325,6 +331,13 @@ class WebSocketReader:
             self._outbox.put_control(data)
 
     # -- the end ------------------------------------------------------------------------
+
+    @property
+    def cause_seen(self) -> ChannelBroken:
+        """Why nothing can be sent although the end has not been recorded yet. A new one."""
+        if self._ending is None or isinstance(self._ending, CloseReceived):
+            return ConnectionLost("the peer has closed the connection")
+        return _cause_of(self._ending)
 
     async def _end(self) -> None:
         """See to what ended it: record it, say the last words, let them be heard."""
