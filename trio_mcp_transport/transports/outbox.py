@@ -273,7 +273,7 @@ class Outbox:
                 return b"".join(parts)
             rest = memoryview(first)
         rest = _without_what_is_gone(rest)
-        piece, left = rest[:self._slice], rest[self._slice:]
+        piece, left = rest[: self._slice], rest[self._slice :]
         self._rest = left if len(left) else None
         return piece
 
@@ -302,8 +302,7 @@ class Outbox:
                     self._wake_flushed()
             if scope.cancelled_caught:
                 failure = WriteTimeout(
-                    f"the peer took less than {self._slice} bytes"
-                    f" in {self._write_timeout:g} s"
+                    f"the peer took less than {self._slice} bytes in {self._write_timeout:g} s"
                 )
         except Exception as error:  # any stream's own exceptions end in the recorded cause
             if self._closed is None:
