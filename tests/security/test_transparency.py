@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import partial
 from typing import TypedDict
 
 import pytest
@@ -149,6 +150,23 @@ def test_a_changed_time_does_not_count() -> None:
         return timestamp_list(timestamps)
 
     assert not judge(AUTHORITY.issue_server("a.example", sct_list=make, **YEARS)).accepted
+
+
+def test_a_change_of_any_byte_is_noticed() -> None:
+    def make(position: int, certificate: x509.Certificate, issuer: x509.Certificate) -> bytes:
+        entry = precertificate_entry(certificate, issuer)
+        scts = bytearray(timestamp_list([A1.sign(entry, SIGNED), B1.sign(entry, SIGNED)]))
+        if position < len(scts):
+            scts[position] ^= 1
+        return bytes(scts)
+
+    size = len(make(9999, PLAIN.certificate, AUTHORITY.certificate))
+    for position in range(size - 4):  # signatures differ in length by a byte or two
+        leaf = AUTHORITY.issue_server("a.example", sct_list=partial(make, position), **YEARS)
+        assert not judge(leaf).accepted, position
+    assert judge(
+        AUTHORITY.issue_server("a.example", sct_list=partial(make, 9999), **YEARS)
+    ).accepted
 
 
 def test_the_issuers_key_is_part_of_what_was_signed() -> None:

@@ -290,7 +290,10 @@ def _embedded(leaf: x509.Certificate) -> Sequence[SignedCertificateTimestamp]:
 
 
 def _signed_at(timestamp: SignedCertificateTimestamp) -> datetime:
-    return timestamp.timestamp.replace(tzinfo=UTC)
+    try:
+        return timestamp.timestamp.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):  # 64 bits of milliseconds reach far into the future
+        return datetime.max.replace(tzinfo=UTC)
 
 
 def _is_genuine(key: PublicKeyTypes, timestamp: SignedCertificateTimestamp, entry: bytes) -> bool:
@@ -298,6 +301,7 @@ def _is_genuine(key: PublicKeyTypes, timestamp: SignedCertificateTimestamp, entr
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
     from cryptography.hazmat.primitives.hashes import SHA256
+    from cryptography.x509.certificate_transparency import SignatureAlgorithm
 
     milliseconds = round(_signed_at(timestamp).timestamp() * 1000)
     signed = (
@@ -309,13 +313,16 @@ def _is_genuine(key: PublicKeyTypes, timestamp: SignedCertificateTimestamp, entr
     )
     # Section 2.1.4: "A log MUST use either" ECDSA with P-256 "or RSA", both with SHA-256.
     try:
-        if isinstance(key, ec.EllipticCurvePublicKey):
+        if not isinstance(timestamp.signature_hash_algorithm, SHA256):
+            return False
+        algorithm = timestamp.signature_algorithm
+        if isinstance(key, ec.EllipticCurvePublicKey) and algorithm is SignatureAlgorithm.ECDSA:
             key.verify(timestamp.signature, signed, ec.ECDSA(SHA256()))
             return True
-        if isinstance(key, rsa.RSAPublicKey):
+        if isinstance(key, rsa.RSAPublicKey) and algorithm is SignatureAlgorithm.RSA:
             key.verify(timestamp.signature, signed, padding.PKCS1v15(), SHA256())
             return True
-    except InvalidSignature:
+    except (InvalidSignature, ValueError):  # ValueError: numbers of no known algorithm
         pass
     return False
 
