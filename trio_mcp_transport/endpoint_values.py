@@ -91,8 +91,10 @@ def struct_fields(struct: type[msgspec.Struct]) -> tuple[msgspec.structs.FieldIn
 
 @functools.lru_cache(maxsize=_MAX_REMEMBERED)
 def declared_types(struct: type[msgspec.Struct]) -> Mapping[str, Type]:
-    """The declared type of each field of a struct."""
-    return {field.name: msgspec.inspect.type_info(field.type) for field in struct_fields(struct)}
+    """The declared type of each field of a struct, by its name as an option."""
+    return {
+        field.encode_name: msgspec.inspect.type_info(field.type) for field in struct_fields(struct)
+    }
 
 
 @functools.lru_cache(maxsize=_MAX_REMEMBERED)
