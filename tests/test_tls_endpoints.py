@@ -22,6 +22,7 @@ from trio_mcp_transport import (
     endpoint_from_environment,
     parse_endpoint,
 )
+from trio_mcp_transport.endpoint_values import declared_types, nested_structs
 
 pytestmark = [pytest.mark.endpoints, pytest.mark.tls]
 
@@ -186,12 +187,15 @@ def test_settings_must_be_settings() -> None:
 
 
 def test_names_of_the_parts_of_an_endpoint_never_collide() -> None:
-    for struct in (TlsEndpoint, TlsUnixEndpoint, HttpsEndpoint):
-        own = {*struct.__struct_fields__}
-        tls, options = {*TlsSettings.__struct_fields__}, {*ChannelOptions.__struct_fields__}
-        assert not own & tls
-        assert not own & options
-        assert not tls & options
+    def every(struct: type[Endpoint]) -> set[type[Endpoint]]:
+        return {struct, *(found for child in struct.__subclasses__() for found in every(child))}
+
+    for struct in every(Endpoint):
+        nested = nested_structs(struct)
+        names = [name for name in struct.__struct_fields__ if name not in nested]
+        for part in nested.values():
+            names += declared_types(part)
+        assert len(names) == len({*names}), struct
 
 
 def test_the_environment_can_ask_for_tls() -> None:
