@@ -368,7 +368,7 @@ def test_connecting_refuses_what_only_a_server_can_use(name: str, value: object)
 
 def test_every_field_belongs_to_a_side_or_to_both() -> None:
     both = {"host", "port", "path", "era", "revision", "rpc_path", "notify_path", "auth", "options"}
-    both |= {"max_exchanges", "idle_timeout", "bearer_token", "tls"}
+    both |= {"max_exchanges", "idle_timeout", "bearer_token", "tls", "compression"}
     one = {*HttpEndpoint.client_only, *HttpEndpoint.server_only}
     assert both | one == {*HttpEndpoint.__struct_fields__}
     assert not both & one

@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
+from .compression_settings import CompressionSettings
 from .errors import ConfigurationError
 from .limits import (
     DEFAULT_MAX_EXCHANGES,
@@ -53,6 +54,8 @@ class HttpEndpoint(WebEndpoint, frozen=True):
             POST here answers with JSON. None for not at all.
         notify_path: The other path of that wire: POST here answers ``{}``.
         max_exchanges: Requests in flight at a time.
+        compression: Bodies of requests and responses, streams of events as well, may be
+            compressed, if the peer says that it can read that.
 
         read_timeout: Connecting: seconds from a request until its response has begun.
         diagnostics: Connecting: tell of each stage of each request, from the name lookup to
@@ -103,6 +106,8 @@ class HttpEndpoint(WebEndpoint, frozen=True):
     )
     own_headers = WebEndpoint.own_headers | {
         "accept",
+        "accept-encoding",
+        "content-encoding",
         "content-type",
         "last-event-id",
         "mcp-method",
@@ -116,6 +121,7 @@ class HttpEndpoint(WebEndpoint, frozen=True):
     rpc_path: str | None = None
     notify_path: str | None = None
     max_exchanges: _Positive = DEFAULT_MAX_EXCHANGES
+    compression: CompressionSettings = CompressionSettings()
 
     read_timeout: _Seconds | None = None
     diagnostics: bool = False

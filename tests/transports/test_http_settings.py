@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from trio_mcp_transport.compression_settings import CompressionSettings
 from trio_mcp_transport.errors import ConfigurationError, FeatureUnavailable
 from trio_mcp_transport.http_endpoints import (
     HttpEndpoint,
@@ -44,6 +45,7 @@ PLAIN = HttpEndpoint("127.0.0.1", 9000, "/mcp")
 
 #: For each field a value that is not the default, with what else it needs.
 SERVER_FIELDS: dict[str, dict[str, object]] = {
+    "compression": {"compression": CompressionSettings(algorithms=("gzip",))},
     "response": {"response": "json"},
     "stateless": {"stateless": True},
     "resumable": {"resumable": True},

@@ -17,6 +17,7 @@ from ..sansio.headers import Headers
 from ..sansio.mcp_http.client_options import HttpClientOptions
 from ..security.tls_contexts import TlsClient
 from .http_client_channel import HttpClientChannel
+from .http_compression import CodingSender
 from .http_diagnostics import DiagnosingSender, diagnosed_open_stream, make_tell
 from .http_pool import DEFAULT_IDLE_EXPIRY, HttpPool
 from .http_proxy import HttpProxy
@@ -106,6 +107,8 @@ async def _open(
     context = ChannelContext(transport=endpoint.scheme, peer_address=endpoint.authority)
     if endpoint.diagnostics:
         sender = DiagnosingSender(sender, on_event, context)
+    if endpoint.compression.algorithms:
+        sender = CodingSender(sender, endpoint.compression)
     channel = HttpClientChannel(
         sender,
         client_options(endpoint),

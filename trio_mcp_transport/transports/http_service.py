@@ -52,6 +52,7 @@ from ..security.admission import Answered, Doorkeeper
 from ..security.facts import Address, ConnectionFacts
 from ..stores.memory_events import MemoryEventStore
 from .http_channel import HttpServerChannel
+from .http_compression import ServerCoding
 from .http_exchange import ExchangeChannel, NotificationChannel
 from .http_merged import MergedChannel
 from .http_request import DecoratedStream, HttpRequestStream, write_reply
@@ -128,6 +129,7 @@ class HttpService:
         self._sessions = HttpSessions(self.endpoint, self._runtime)
         self._merge = http.mode == "session"
         self._doorkeeper = doorkeeper
+        self._coding = ServerCoding(options.compression)
         self._transport = transport
         self._stop = trio.Event()
         self._idle = trio.Event()
@@ -183,6 +185,7 @@ class HttpService:
 
         To be called once for each request, before anything of its body is read.
         """
+        request = self._coding.wrap(request)
         try:
             await self._handle(request)
         except trio.BrokenResourceError:

@@ -67,6 +67,8 @@ def _refuse_what_a_client_brings(endpoint: WebEndpoint) -> None:
     ]
     if endpoint.proxy is not None:
         given.append("proxy")
+    if isinstance(endpoint, HttpEndpoint) and endpoint.compression.algorithms:
+        given.append("compression")
     if given:
         raise ConfigurationError(f"{endpoint.label}: {given[0]} is a matter of the `client=` given")
 
@@ -117,6 +119,7 @@ def server_options(endpoint: HttpEndpoint) -> HttpServerOptions:
         quiet_interval=endpoint.quiet_interval,
         grace_timeout=endpoint.grace_timeout,
         retry_interval=endpoint.retry_interval,
+        compression=endpoint.compression,
     )
 
 

@@ -6,6 +6,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from ...compression_settings import CompressionSettings
 from ...errors import ConfigurationError
 from ...limits import DEFAULT_MAX_MESSAGE_BYTES, DEFAULT_MAX_UNSENT_BYTES, MAX_BATCH_MESSAGES
 from ..eras import LEGACY_REVISIONS, MODERN_REVISIONS, REVISIONS, check_revisions
@@ -61,6 +62,8 @@ class HttpServerOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
             where nobody can resume it.
         retry_interval: What a client is told to wait before it comes back to a stream
             whose connection the server closed.
+        compression: How bodies may be coded, either way; without algorithms a coded request
+            gets 415.
     """
 
     path: str | None = "/mcp"
@@ -85,6 +88,7 @@ class HttpServerOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     quiet_interval: float = 5.0
     grace_timeout: float = 60.0
     retry_interval: float = 1.0
+    compression: CompressionSettings = CompressionSettings()
 
     def __post_init__(self) -> None:
         for name, choices in (

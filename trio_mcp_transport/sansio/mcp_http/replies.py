@@ -129,10 +129,12 @@ def unsupported_media_type() -> Reply:
 
 
 def unsupported_encoding() -> Reply:
-    """415: the body is encoded."""
+    """415: the body is coded in a way that is not spoken here."""
     # RFC 9110, section 12.5.3: where a request is refused for its coding, "the server SHOULD
     # include an Accept-Encoding header field in that response".
-    reply = error_reply(415, -32600, "the Content-Encoding must be identity")
+    reply = error_reply(
+        415, -32600, "the Content-Encoding is none of those that Accept-Encoding names"
+    )
     return Reply(reply.status, reply.headers.with_("accept-encoding", "identity"), reply.body)
 
 
