@@ -258,7 +258,8 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             an MCP conversation may be silent for hours.
         inbox_stall_timeout: Seconds that such an inbox may be full before the channel is
             given up because nobody reads it.
-        write_timeout: Seconds in which a slice of 64 KiB must leave.
+        write_timeout: Seconds in which a slice must leave: 64 KiB, or 1 MiB through shared
+            memory.
         close_timeout: Seconds that `aclose` may spend on flushing.
         request_timeout: Seconds a `Peer` waits for an answer.
     """

@@ -10,7 +10,7 @@ import mmap
 import os
 import socket
 import stat
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
+from cancelling import cancel_at_each_checkpoint
 from shared_memory import at, false_creator, join, needs_linux, needs_sealed_memory
 from unix_sockets import STRANGER, leave_stale_socket, needs_root
 
@@ -31,7 +32,9 @@ from trio_mcp_transport.errors import (
 )
 from trio_mcp_transport.jsonrpc import Notification, Request
 from trio_mcp_transport.limits import ChannelOptions
+from trio_mcp_transport.reporting import flatten
 from trio_mcp_transport.sansio.ring import RING_HEADER_BYTES, RingHeader
+from trio_mcp_transport.serve import serve_channels
 from trio_mcp_transport.shm_endpoints import ShmEndpoint
 from trio_mcp_transport.transports import shared_memory, unix
 from trio_mcp_transport.transports.shared_memory import connect, listen
@@ -560,6 +563,81 @@ async def test_a_cancelled_connect_leaves_nothing(tmp_path: Path) -> None:
         accepted, _ = server.accept()
         with accepted:
             assert accepted.recv(1) == b""
+
+
+async def test_a_connect_that_is_cancelled_anywhere_leaves_nothing_behind(tmp_path: Path) -> None:
+    before = set(links().values())
+    raised: set[type[BaseException]] = set()
+    async with trio.open_nursery() as nursery, await listen(at(tmp_path), None) as listener:
+
+        async def connect_and_close() -> None:
+            try:
+                channel = await connect(nursery, at(tmp_path), None)
+            except BaseException as error:
+                raised.add(type(error))
+                raise
+            channel.abort()
+
+        async def accept() -> None:
+            while True:
+                try:
+                    channel = await listener.accept(nursery)
+                except ConnectFailed:
+                    continue  # who was cancelled is gone
+                channel.abort()
+
+        nursery.start_soon(accept)
+        with trio.fail_after(10):
+            assert await cancel_at_each_checkpoint(connect_and_close) > 0
+        nursery.cancel_scope.cancel()
+    assert raised == {trio.Cancelled}
+    assert set(links().values()) == before
+
+
+async def test_a_listen_that_is_cancelled_anywhere_leaves_nothing_behind(tmp_path: Path) -> None:
+    before = set(links().values())
+
+    async def listen_and_close() -> None:
+        listener = await listen(at(tmp_path), None)
+        with trio.CancelScope(shield=True):
+            await listener.aclose()
+
+    with trio.fail_after(10):
+        assert await cancel_at_each_checkpoint(listen_and_close) > 0
+    assert set(links().values()) == before
+    assert not list((tmp_path / "shm").iterdir())
+
+
+async def test_a_handler_that_is_interrupted_leaves_nothing_behind(tmp_path: Path) -> None:
+    before = set(links().values())
+
+    async def handle(channel: MessageChannel) -> None:
+        await channel.send(HELLO)
+        await channel.receive()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        with trio.fail_after(10):
+            await interrupted(at(tmp_path), handle)
+    assert set(links().values()) == before
+
+
+async def interrupted(
+    endpoint: ShmEndpoint, handle: Callable[[MessageChannel], Awaitable[None]]
+) -> None:
+    """Serve until the handler is interrupted; the client hears that its peer is gone."""
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(partial(serve_channels, handle, endpoint))
+            channel = await connect(nursery, endpoint, None)
+            assert await channel.receive() == HELLO
+            await channel.send(HELLO)
+            with trio.CancelScope(shield=True), pytest.raises(ConnectionLost):
+                await channel.receive()
+    except BaseExceptionGroup as group:
+        raise next(
+            error for error in flatten(group) if isinstance(error, KeyboardInterrupt)
+        ) from None
 
 
 def test_the_header_does_not_reach_into_the_ring() -> None:

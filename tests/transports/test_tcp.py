@@ -8,11 +8,12 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 
 import pytest
 import trio
+from cancelling import cancel_at_each_checkpoint
 
 from trio_mcp_transport.abc import (
     ChannelEvent,
@@ -411,31 +412,6 @@ async def test_a_server_outlives_clients_that_vanish() -> None:
 
 
 # -- cancellation -------------------------------------------------------------------
-
-
-async def cancel_at_each_checkpoint(operation: Callable[[], Awaitable[object]]) -> int:
-    """Run it again and again, cancelled one scheduler pass later each time, until it is done.
-
-    Returns how many were cancelled. What is left behind, the fixture of all tests finds.
-    """
-    done = False
-
-    async def run(scope: trio.CancelScope) -> None:
-        nonlocal done
-        with scope:
-            await operation()
-            done = True
-
-    for passes in range(1000):
-        scope = trio.CancelScope()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(run, scope)
-            for _ in range(passes):
-                await trio.lowlevel.checkpoint()
-            scope.cancel()
-        if done:
-            return passes
-    raise AssertionError("it never ends")
 
 
 async def test_a_connect_that_is_cancelled_anywhere_leaves_nothing_behind() -> None:
