@@ -14,6 +14,7 @@ import pytest
 import trio
 
 from trio_mcp_transport.abc import MessageChannel, MessageListener
+from trio_mcp_transport.errors import ConnectFailed
 from trio_mcp_transport.sansio.ring import RING_HEADER_BYTES
 from trio_mcp_transport.shm_endpoints import ShmEndpoint
 from trio_mcp_transport.transports.shared_memory import connect
@@ -124,3 +125,11 @@ async def join(
         accepting.start_soon(accept)
         client = await connect(nursery, endpoint, None)
     return client, found[0]
+
+
+async def refused(endpoint: ShmEndpoint) -> ConnectFailed:
+    """What connecting fails with."""
+    async with trio.open_nursery() as nursery:
+        with pytest.raises(ConnectFailed) as caught:
+            await connect(nursery, endpoint, None)
+    return caught.value
