@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import msgspec
 import pytest
@@ -48,6 +48,8 @@ from trio_mcp_transport.testing import (
 from trio_mcp_transport.transports.fd_stream import FdReceiveStream, FdSendStream
 from trio_mcp_transport.transports.socket_stream import SocketStream
 from trio_mcp_transport.transports.stream_channel import StreamChannel
+from trio_mcp_transport.transports.websocket_channel import WebSocketChannel
+from trio_mcp_transport.transports.websocket_settings import WebSocketOptions, make_machine
 
 if TYPE_CHECKING:
     from tls_files import TlsFiles
@@ -55,6 +57,8 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.channel, pytest.mark.integration]
 
 CHECK_SECONDS = 60
+CLIENT: Literal["client"] = "client"
+SERVER: Literal["server"] = "server"
 StreamPair = Callable[[], tuple[trio.abc.Stream, trio.abc.Stream]]
 
 
@@ -105,6 +109,32 @@ def over_streams(make_streams: StreamPair) -> MakePair:
             left, right = (
                 StreamChannel(stream, nursery=nursery, context=context, options=options)
                 for stream in make_streams()
+            )
+            async with both(nursery, left, right) as pair:
+                yield pair
+
+    return make_pair
+
+
+def websockets_over_streams(make_streams: StreamPair) -> MakePair:
+    """Two `WebSocketChannel`s over whatever two streams; left is the client."""
+
+    @asynccontextmanager
+    async def make_pair(
+        options: ChannelOptions,
+    ) -> AsyncGenerator[tuple[MessageChannel, MessageChannel], None]:
+        context = ChannelContext(transport="test")
+        streams = make_streams()
+        async with bare_nursery() as nursery:
+            left, right = (
+                WebSocketChannel(
+                    stream,
+                    make_machine(role, WebSocketOptions(), options, None),
+                    nursery=nursery,
+                    context=context,
+                    options=options,
+                )
+                for stream, role in ((streams[0], CLIENT), (streams[1], SERVER))
             )
             async with both(nursery, left, right) as pair:
                 yield pair
@@ -391,6 +421,7 @@ TRANSPORTS: dict[str, Callable[[Path], MakePair]] = {
     "unix": unix,
     "shm": shm,
     "ws": ws,
+    "ws-plain-streams": lambda _: websockets_over_streams(plain_streams),
     "process": lambda _: child_pair,
     "stdio": lambda _: stdio_pair,
 }
