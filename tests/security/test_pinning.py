@@ -13,6 +13,7 @@ pytest.importorskip("cryptography")
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from openssl_programs import needs_openssl
 
 from trio_mcp_transport.errors import ConfigurationError
 from trio_mcp_transport.security.pinning import PinPolicy
@@ -107,6 +108,7 @@ def test_what_is_hashed_is_what_stands_in_the_certificate(chain: list[x509.Certi
         assert key_bits(certificate) == point
 
 
+@needs_openssl
 def test_openssl_finds_the_same_pin(tmp_path: Path) -> None:
     """Also for a key that `cryptography` would write in another form than it stands there."""
     commands = """
