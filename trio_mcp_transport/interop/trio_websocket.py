@@ -17,7 +17,6 @@ from contextlib import suppress
 
 import msgspec
 import trio
-import trio_websocket
 
 from ..abc import (
     ChannelCapabilities,
@@ -29,11 +28,18 @@ from ..abc import (
     PeerProtocolError,
 )
 from ..endpoints import join_host_port
-from ..errors import RemoteProtocolError
+from ..errors import FeatureUnavailable, RemoteProtocolError
 from ..limits import ChannelOptions
 from ..sansio.headers import Headers
 from ..sansio.websocket import CloseCode
 from ..transports.stream_channel import StreamChannel
+
+try:
+    import trio_websocket
+except ImportError as error:
+    raise FeatureUnavailable(
+        "trio-websocket is not installed: pip install trio-websocket"
+    ) from error
 
 __all__ = ["channel_from"]
 
