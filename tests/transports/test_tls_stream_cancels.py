@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import itertools
-import signal
 import sys
 import weakref
 from collections.abc import Iterator
@@ -31,7 +30,11 @@ from tls_sides import (
     tcp_pair,
 )
 
-pytestmark = [pytest.mark.tls, pytest.mark.hardening]
+pytestmark = [
+    pytest.mark.tls,
+    pytest.mark.hardening,
+    pytest.mark.usefixtures("in_time"),
+]
 
 # -- cancels and interrupts --------------------------------------------------------------
 
@@ -182,29 +185,6 @@ async def test_a_write_that_was_interrupted_breaks_the_stream(
         client.close()
         with pytest.raises(trio.BrokenResourceError, match="without close_notify"):
             await server.receive_some()
-
-
-def test_an_interrupt_of_who_receives_loses_nothing(tls_files: TlsFiles) -> None:
-    received = []
-
-    async def interrupt() -> None:
-        await trio.testing.wait_all_tasks_blocked()
-        signal.raise_signal(signal.SIGINT)
-
-    async def main() -> None:
-        client, server = stream_pair(tls_files)
-        async with client, server:
-            await shake_streams(client, server)
-            try:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(interrupt)
-                    await server.receive_some()
-            except* KeyboardInterrupt:
-                await client.send_all(b"after")
-                received.append(await server.receive_some())
-
-    trio.run(main)
-    assert received == [b"after"]
 
 
 # -- what stays --------------------------------------------------------------------------

@@ -36,7 +36,11 @@ from tls_sides import (
 
 from trio_mcp_transport.transports.tls_stream import TlsStream
 
-pytestmark = [pytest.mark.tls, pytest.mark.hardening]
+pytestmark = [
+    pytest.mark.tls,
+    pytest.mark.hardening,
+    pytest.mark.usefixtures("in_time"),
+]
 
 both_versions = pytest.mark.parametrize("version", ["1.2", "1.3"])
 

@@ -21,7 +21,7 @@ from tls_sides import shake_streams, socket_pair, stream_pair, streams_over
 
 from trio_mcp_transport.transports.tls_stream import TlsStream
 
-pytestmark = pytest.mark.tls
+pytestmark = [pytest.mark.tls, pytest.mark.usefixtures("in_time")]
 
 
 class NarrowStream(SocketStream):

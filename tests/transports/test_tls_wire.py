@@ -13,7 +13,7 @@ from tls_sides import machines
 
 from trio_mcp_transport.transports.tls_wire import TlsWire
 
-pytestmark = pytest.mark.tls
+pytestmark = [pytest.mark.tls, pytest.mark.usefixtures("in_time")]
 
 
 class Slow(trio.abc.Stream):
