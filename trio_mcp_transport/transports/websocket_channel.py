@@ -123,7 +123,9 @@ class WebSocketChannel(MessageChannel):
         self._options = options = options or ChannelOptions()
         self._on_event = on_event
         self._state = StateCell()
-        self._outbox = Outbox(stream, nursery=nursery, options=options, on_failure=self._fail)
+        self._outbox = Outbox(
+            stream, nursery=nursery, options=options, on_failure=self._cannot_write
+        )
         self._inbox = Inbox(options, self._fail)
         self._texts = _Texts(machine, options.max_message_bytes)
         self._own_words = OwnWords(self._outbox, self._texts, self._may_speak)
@@ -487,13 +489,21 @@ class WebSocketChannel(MessageChannel):
 
     def _fail(self, cause: ChannelBroken) -> None:
         """Record the first cause, wake everybody, close the stream."""
-        if self._state.fail(cause):
+        is_first = self._state.fail(cause)
+        if is_first:
             self._inbox.close(keep=True)
-            if self._reader.is_leaving:
-                return  # what is queued, the answer to the Close among it, is still written
+        if self._reader.is_leaving:
+            return  # what is queued, the answer to the Close among it, is still written
+        if is_first:
             self._say_close_now(_code_for(cause))
+        if self._state.failure is not None:
             self._outbox.close(self._state.ending)
             self._reader.stop_unless_lingering()
+
+    def _cannot_write(self, cause: ChannelBroken) -> None:
+        """As `_fail`; and what is queued does not leave any more, so nobody is to wait for it."""
+        self._reader.is_leaving = False
+        self._fail(cause)
 
 
 def _code_for(cause: ChannelBroken) -> int:
