@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import trio
-from trio.testing import memory_stream_pair, wait_all_tasks_blocked
+from trio.testing import MockClock, lockstep_stream_pair, memory_stream_pair, wait_all_tasks_blocked
 from websocket_peer import channel_and_peer
 from websocket_wire import TEXT, Frame, close_frame, to
 
 from trio_mcp_transport import ChannelOptions, ConnectionLost, PeerProtocolError, Request
 from trio_mcp_transport.jsonrpc import encode_message
+from trio_mcp_transport.transports.websocket_channel import WebSocketChannel
 
 pytestmark = [pytest.mark.websocket, pytest.mark.channel]
 
@@ -43,3 +44,31 @@ async def test_a_send_tells_of_the_end_that_waits_for_what_came_before_it(
         assert [await channel.receive() for _ in range(3)] == [REQUEST] * 3
         with pytest.raises((trio.EndOfChannel, trio.BrokenResourceError)):
             await channel.receive()
+
+
+async def test_a_sender_in_line_does_not_wait_for_a_peer_that_closed_and_vanished(
+    autojump_clock: MockClock,
+) -> None:
+    options = ChannelOptions(outbox_bytes=100, close_timeout=1000, write_timeout=1000)
+    ended = trio.Event()
+
+    async def send_on(channel: WebSocketChannel) -> None:
+        while channel.try_send(REQUEST):
+            pass
+        with pytest.raises(ConnectionLost):
+            await channel.send(REQUEST)
+        ended.set()
+
+    streams = lockstep_stream_pair()  # what is written waits for whoever reads
+    with trio.fail_after(100):
+        async with (
+            channel_and_peer(streams, options=options) as (channel, peer),
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(send_on, channel)
+            await wait_all_tasks_blocked()
+            await peer.write(close_frame(1000))
+            await wait_all_tasks_blocked()
+            assert not ended.is_set()
+            await trio.aclose_forcefully(peer.stream)
+            await ended.wait()
