@@ -498,6 +498,34 @@ async def test_a_server_that_leaves_before_the_last_flight_fails_the_handshake(
             await TlsStream(wire, Session(client_machine)).do_handshake()
 
 
+@pytest.mark.parametrize("way", ["receive_some", "receive_nowait"])
+async def test_what_was_received_is_returned_although_its_answer_cannot_be_written(
+    tls_files: TlsFiles, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, server = stream_pair(tls_files)
+    async with client, server:
+        await shake_streams(client, server)
+        await client.send_all(b"data")
+        # As if what came made the machine say something, which the peer does not take.
+        server._wire.machine._output.append(b"words")
+
+        def fail(_: object) -> int:
+            raise trio.BrokenResourceError("broken pipe")
+
+        async def fail_later(data: object) -> None:
+            await trio.lowlevel.checkpoint()
+            fail(data)
+
+        monkeypatch.setattr(server._wire, "_send_now", fail)
+        monkeypatch.setattr(server.transport_stream, "send_all", fail_later)
+        if way == "receive_some":
+            assert await server.receive_some() == b"data"
+        else:
+            assert server.receive_nowait() == b"data"
+        with pytest.raises(trio.BrokenResourceError, match="broken pipe"):
+            await server.send_all(b"x")
+
+
 async def test_what_came_before_the_connection_broke_for_writing_can_still_be_read(
     tls_files: TlsFiles,
 ) -> None:

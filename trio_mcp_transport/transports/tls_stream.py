@@ -247,7 +247,8 @@ class TlsStream(trio.abc.HalfCloseableStream):
                 else:
                     output = wire.machine.bytes_to_send()
                     if output:
-                        await wire.write(output)
+                        with suppress(trio.BrokenResourceError):  # only sending is broken
+                            await wire.write(output)
                         waited = True
                     if data is not None:
                         if not waited:
@@ -291,7 +292,8 @@ class TlsStream(trio.abc.HalfCloseableStream):
                 wire.fail(error)
             output = wire.machine.bytes_to_send()
             if output:
-                wire.write_what_fits(output)
+                with suppress(trio.BrokenResourceError):
+                    wire.write_what_fits(output)
             if data is not None or not wire.read_nowait():
                 return data
 
