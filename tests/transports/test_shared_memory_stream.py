@@ -113,8 +113,14 @@ async def test_what_is_larger_than_the_ring_passes_in_pieces(ring_bytes: int) ->
 async def test_numbers_in_a_memoryview_are_sent_as_their_bytes() -> None:
     left, right = stream_pair()
     async with left, right:
-        await left.send_all(memoryview(b"abcdefgh").cast("I"))
+        with trio.testing.assert_checkpoints():
+            await left.send_all(memoryview(b"abcdefgh").cast("I"))
         assert await right.receive_some() == b"abcdefgh"
+        assert left.send_nowait(memoryview(b"abcdefgh").cast("I")) == 8
+        assert await right.receive_some() == b"abcdefgh"
+        data = BINARY * 400
+        await left.send_all(memoryview(data).cast("I"))
+        assert await read_exactly(right, len(data)) == data
 
 
 async def test_small_and_large_writes_keep_their_order() -> None:
@@ -475,6 +481,18 @@ async def test_a_lane_that_cannot_be_breaks_sending(impostor: Impostor, words: b
         for _ in range(2):
             with pytest.raises(PeerProtocolError):
                 await stream.send_all(b"\xff")
+        impostor.close()
+
+
+async def test_what_broke_sending_breaks_receiving_too(impostor: Impostor) -> None:
+    async with impostor.stream as stream:
+        impostor.data.send(b"before")
+        assert await stream.receive_some() == b"before"
+        impostor.lane.send(lane_word(1))
+        with pytest.raises(PeerProtocolError):
+            await stream.send_all(b"\xff")
+        with trio.fail_after(10), pytest.raises(PeerProtocolError):
+            await stream.receive_some()
         impostor.close()
 
 

@@ -128,7 +128,7 @@ class SharedMemoryStream(trio.abc.HalfCloseableStream):
             raise trio.BusyResourceError("another task is receiving from this stream")
         self._receiving = True
         try:
-            if self._was_emptied and not self._inflow.has_more and not self.is_closed:
+            if self._was_emptied and not self._inflow.has_more and self._may_receive:
                 data = None
             else:
                 await trio.lowlevel.checkpoint_if_cancelled()
@@ -250,6 +250,8 @@ class SharedMemoryStream(trio.abc.HalfCloseableStream):
         self._check_can_send()
         self._sending = True
         try:
+            if type(data) is memoryview:
+                data = data.cast("B")
             await trio.lowlevel.checkpoint_if_cancelled()
             sent = self._try_send(data) if data else 0
             if sent == len(data):
@@ -300,6 +302,8 @@ class SharedMemoryStream(trio.abc.HalfCloseableStream):
         """
         if self._sending or not self._may_send:
             self._check_can_send()
+        if type(data) is memoryview:
+            data = data.cast("B")
         return self._try_send(data) if data else 0
 
     def _try_send(self, data: bytes | bytearray | memoryview) -> int:
