@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import msgspec
 import pytest
-from hypothesis import event, given
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from websocket_wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Frame, Role, other, to
 from websocket_wire import machine as make_machine
@@ -101,6 +101,7 @@ def in_pieces(machine: WebSocketMachine, wire: bytes, cuts: list[int]) -> list[O
     return found + outcomes(machine, b"", eof=True)
 
 
+@settings(deadline=None)
 @given(roles, streams, st.booleans(), st.binary(max_size=6), st.data())
 def test_cutting_the_stream_changes_nothing(
     role: Role, sent: list[Frame], deflates: bool, garbage: bytes, data: st.DataObject
@@ -122,6 +123,7 @@ def test_cutting_the_stream_changes_nothing(
     event(f"ends with {last[1]}" if isinstance(last, tuple) else "ends cleanly")
 
 
+@settings(deadline=None)
 @given(
     roles,
     st.lists(st.builds(bytes.__mul__, st.binary(max_size=10), st.integers(1, 80)), max_size=4),
@@ -151,6 +153,7 @@ def test_cutting_compressed_data_changes_nothing(
     event(f"ends with {last[1]}" if isinstance(last, tuple) else "ends cleanly")
 
 
+@settings(deadline=None)
 @given(roles, st.lists(items, max_size=8), st.booleans(), st.integers(125, 300), st.data())
 def test_what_is_sent_arrives(
     role: Role, sent: list[WebSocketItem], deflates: bool, frame_bytes: int, data: st.DataObject
@@ -164,6 +167,7 @@ def test_what_is_sent_arrives(
     assert in_pieces(receiver, wire, cuts) == [*sent, CloseReceived(1001, "bye"), EndOfData()]
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.one_of(
@@ -267,6 +271,7 @@ def by_us(role: Role, wire: bytes) -> list[object]:
     return found
 
 
+@settings(deadline=None)
 @given(roles, streams)
 def test_wsproto_reads_the_same_and_refuses_the_same(role: Role, sent: list[Frame]) -> None:
     # wsproto looks at UTF-8 whenever a part of a text comes, this machine when all has come:
@@ -281,6 +286,7 @@ def test_wsproto_reads_the_same_and_refuses_the_same(role: Role, sent: list[Fram
     event("refused" if None in theirs else "accepted")
 
 
+@settings(deadline=None)
 @given(
     roles,
     st.lists(items, max_size=8),

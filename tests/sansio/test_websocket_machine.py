@@ -175,9 +175,12 @@ def test_a_reason_that_cannot_be_written_is_written_as_far_as_it_can(role: Role)
 @BOTH
 def test_a_ping_is_answered_with_its_payload(role: Role) -> None:
     answering = machine(role)
+    has_words = [answering.has_own_words]
     assert feed(answering, to(role, Frame(PING, b"1"))) == [Ping(b"1")]
+    has_words.append(answering.has_own_words)
     assert answering.bytes_to_send() == to(other(role), Frame(PONG, b"1"))
     assert answering.bytes_to_send() == b""
+    assert [*has_words, answering.has_own_words] == [False, True, False]
 
 
 @BOTH
@@ -216,6 +219,7 @@ def test_a_peer_that_closes_is_answered_with_its_own_code(role: Role) -> None:
         closing = machine(role)
         assert feed(closing, to(role, close_frame(code))) == [CloseReceived(code or 1005)]
         assert states(closing) == (DONE, DONE)
+        assert closing.has_own_words
         assert close_code(role, closing.bytes_to_send()) == answer
         assert closing.bytes_to_send() == b""
         with pytest.raises(LocalProtocolError, match="after a Close"):
