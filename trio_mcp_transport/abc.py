@@ -18,6 +18,7 @@ import trio
 from .errors import RemoteProtocolError, TransportError
 from .jsonrpc import Message
 from .limits import ChannelOptions
+from .sansio.compression_choice import CompressionStatistics
 from .sansio.headers import Headers
 from .tls_facts import TlsFacts
 
@@ -225,6 +226,8 @@ class ChannelStatistics(msgspec.Struct, frozen=True, kw_only=True):
 
     `malformed_received` counts sound frames that held no valid message; answers
     that came too late are the peer's business: `PeerStatistics.answers_late`.
+    `compression_sent` and `compression_received` are None where the endpoint asks for none,
+    and on the server's side of HTTP, which compresses for a listener as a whole.
     """
 
     messages_sent: int
@@ -234,6 +237,8 @@ class ChannelStatistics(msgspec.Struct, frozen=True, kw_only=True):
     malformed_received: int
     outbox_bytes: int
     inbox_messages: int
+    compression_sent: CompressionStatistics | None = None
+    compression_received: CompressionStatistics | None = None
 
 
 class ChannelEvent(msgspec.Struct, frozen=True, kw_only=True):

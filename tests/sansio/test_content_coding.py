@@ -9,7 +9,7 @@ import pytest
 from trio_mcp_transport.compression_settings import ALGORITHMS, Algorithm, CompressionSettings
 from trio_mcp_transport.errors import RemoteProtocolError
 from trio_mcp_transport.sansio.compression import available_algorithms
-from trio_mcp_transport.sansio.compression_choice import CompressionStatistics
+from trio_mcp_transport.sansio.compression_choice import CompressionCounter
 from trio_mcp_transport.sansio.content_coding import (
     BodyDecoder,
     BodyEncoder,
@@ -29,8 +29,8 @@ TEXT = b'{"jsonrpc":"2.0","id":1,"result":{"content":[]}}' * 100
 EVENT = b'data: {"jsonrpc":"2.0","method":"notifications/message"}\n\n'
 
 
-def statistics() -> CompressionStatistics:
-    return CompressionStatistics(lambda: 0.0)
+def statistics() -> CompressionCounter:
+    return CompressionCounter(lambda: 0.0)
 
 
 @pytest.mark.parametrize(

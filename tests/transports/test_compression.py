@@ -61,7 +61,10 @@ async def talk(address: str | Endpoint) -> int:
                 response = await channel.receive()
                 assert isinstance(response, Response)
                 assert response.result_as(dict[str, str]) == {"text": text}
-            return channel.statistics().bytes_received
+            statistics = channel.statistics()
+            if (counted := statistics.compression_sent) is not None:
+                assert counted.bytes_before == statistics.bytes_sent
+            return statistics.bytes_received
 
 
 class CountingRelay:

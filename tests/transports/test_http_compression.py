@@ -16,8 +16,10 @@ import trio
 from trio_mcp_transport import (
     Context,
     HttpEndpoint,
+    Request,
+    Response,
     Router,
-    open_peer,
+    open_channel,
     serve_peers,
 )
 from trio_mcp_transport.compression_settings import Algorithm, CompressionSettings
@@ -107,10 +109,20 @@ async def post(address: str, body: bytes, **headers: str) -> Answer:
 async def test_our_client_and_server_compress_both_ways(algorithm: str) -> None:
     async with served(f"?compression={algorithm}") as address:
         with trio.fail_after(10):
-            async with open_peer(f"{address}?compression={algorithm}") as peer:
-                for _ in range(3):
-                    result = await peer.request("test/echo", {"text": TEXT})
-                    assert msgspec.json.decode(result)["text"] == TEXT
+            async with open_channel(f"{address}?compression={algorithm}") as channel:
+                for number in range(3):
+                    params = msgspec.json.decode(modern_body())["params"]
+                    await channel.send(Request(number, "test/echo", params))
+                    answer = await channel.receive()
+                    assert isinstance(answer, Response)
+                    assert answer.result_as(Echo).text == TEXT
+                statistics = channel.statistics()
+    sent, received = statistics.compression_sent, statistics.compression_received
+    assert sent is not None
+    assert received is not None
+    assert (sent.pieces, sent.pieces_left) == (2, 1)  # the first could not know
+    assert received.bytes_before > 3 * len(TEXT)
+    assert received.ratio > 10
 
 
 async def test_a_large_answer_is_compressed_for_who_accepts_it() -> None:
@@ -248,7 +260,7 @@ async def test_requests_are_compressed_once_the_server_has_told() -> None:
         for _ in range(3):
             async with sender.request("POST", url, body=body) as answer:
                 assert await answer.read(100) == b"ok"
-        assert sender.sent.pieces == 2
+        assert sender.compression_statistics()[0].pieces == 2
     assert b"content-encoding" not in seen[0].lower()
     assert b"accept-encoding: gzip" in seen[0].lower()
     assert b"content-encoding: gzip" in seen[1].lower()
@@ -345,7 +357,7 @@ async def test_only_so_many_hosts_are_remembered() -> None:
         for number in range(70):
             async with sender.request("POST", f"http://h{number}/", body=TEXT.encode()):
                 pass
-        assert sender.sent.pieces == 0
+        assert sender.compression_statistics()[0].pieces == 0
         for number, known in ((69, 1), (0, 1)):
             async with sender.request("POST", f"http://h{number}/", body=TEXT.encode()):
-                assert sender.sent.pieces == known
+                assert sender.compression_statistics()[0].pieces == known

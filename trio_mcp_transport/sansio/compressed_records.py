@@ -27,7 +27,7 @@ from ..compression_settings import ALGORITHMS, Algorithm, CompressionSettings
 from ..errors import RemoteProtocolError
 from ..limits import WRITE_SLICE_BYTES
 from .compression import Compressor, Decompressor, make_compressor, make_decompressor
-from .compression_choice import Choice, CompressionStatistics, RatioGuard, choose
+from .compression_choice import Choice, CompressionCounter, RatioGuard, choose
 
 __all__ = ["RecordReader", "RecordWriter", "hello"]
 
@@ -54,16 +54,16 @@ class RecordWriter:
 
     Args:
         settings: What is wanted.
-        clock: For the statistics.
+        clock: For the counter.
 
     Attributes:
         accepted: What the peer takes; nothing, until its hello was read.
-        statistics: What has come of it.
+        counter: Counts it.
     """
 
     def __init__(self, settings: CompressionSettings, clock: Callable[[], float]) -> None:
         self.accepted: tuple[str, ...] = ()
-        self.statistics = CompressionStatistics(clock)
+        self.counter = CompressionCounter(clock)
         self._settings = settings
         self._compressors: dict[Algorithm, Compressor] = {}
 
@@ -78,7 +78,7 @@ class RecordWriter:
         return b"".join(records)
 
     def _record(self, part: memoryview, choice: Choice | None) -> bytes:
-        self.statistics.start()
+        self.counter.start()
         if choice is not None and self._would_look_like_an_attack(len(part)):
             choice = None
         if choice is None:
@@ -90,7 +90,7 @@ class RecordWriter:
                 self._compressors[choice.algorithm] = compressor
             kind = _NUMBERS[choice.algorithm]
             body = compressor.compress(bytes(part)) + compressor.flush()
-        self.statistics.done(len(part), _RECORD_HEAD + len(body), compressed=choice is not None)
+        self.counter.done(len(part), _RECORD_HEAD + len(body), compressed=choice is not None)
         return bytes([kind]) + len(body).to_bytes(4, "big") + body
 
     def _would_look_like_an_attack(self, size: int) -> bool:
@@ -98,7 +98,7 @@ class RecordWriter:
 
         A plain one between them now and then keeps the measure.
         """
-        done, settings = self.statistics, self._settings
+        done, settings = self.counter, self._settings
         before = done.bytes_before + size
         return (
             before > settings.max_free_bytes / 2
@@ -111,14 +111,14 @@ class RecordReader:
 
     Args:
         settings: The bounds, and what the peer may use.
-        clock: For the statistics.
+        clock: For the counter.
         optional: Whether the peer may also speak without compression: what does not begin
             with a hello is then given as it comes.
 
     Attributes:
         peer_accepts: What the peer's hello lists; None until it was read.
         is_plain: Whether the peer speaks without compression.
-        statistics: What has come out.
+        counter: Counts it.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class RecordReader:
     ) -> None:
         self.peer_accepts: tuple[str, ...] | None = None
         self.is_plain = False
-        self.statistics = CompressionStatistics(clock)
+        self.counter = CompressionCounter(clock)
         self._settings = settings
         self._optional = optional
         self._guard = RatioGuard(settings)
@@ -207,7 +207,7 @@ class RecordReader:
         body = bytes(buffer[_RECORD_HEAD:end])
         del buffer[:end]
         if kind == _PLAIN:
-            self.statistics.done(length, end, compressed=False)
+            self.counter.done(length, end, compressed=False)
         return kind, body
 
     def _decompressed(self, kind: int, body: bytes) -> bytes:
@@ -215,12 +215,12 @@ class RecordReader:
         engine = self._decompressors.get(algorithm)
         if engine is None:
             engine = self._decompressors[algorithm] = make_decompressor(algorithm)
-        self.statistics.start()
+        self.counter.start()
         data = engine.decompress(body, MAX_RECORD_BYTES + 1)
         while len(data) <= MAX_RECORD_BYTES and not engine.needs_input:
             data += engine.decompress(b"", MAX_RECORD_BYTES + 1 - len(data))
         if len(data) > MAX_RECORD_BYTES:
             raise RemoteProtocolError(f"a record of more than {MAX_RECORD_BYTES} bytes", status=413)
-        self.statistics.done(len(data), _RECORD_HEAD + len(body), compressed=True)
-        self._guard.check(self.statistics.bytes_after, self.statistics.bytes_before)
+        self.counter.done(len(data), _RECORD_HEAD + len(body), compressed=True)
+        self._guard.check(self.counter.bytes_after, self.counter.bytes_before)
         return data

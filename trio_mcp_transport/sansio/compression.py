@@ -25,6 +25,7 @@ __all__ = [
     "Compressor",
     "Decompressor",
     "available_algorithms",
+    "installed",
     "make_compressor",
     "make_decompressor",
 ]
@@ -129,7 +130,7 @@ def make_compressor(algorithm: Algorithm, level: int = 6) -> Compressor:
     Raises:
         FeatureUnavailable: Its library is not installed.
     """
-    with _installed(algorithm):
+    with installed(algorithm):
         return _COMPRESSORS[algorithm](_LEVELS[algorithm][level])
 
 
@@ -139,11 +140,11 @@ def make_decompressor(algorithm: Algorithm) -> Decompressor:
     Raises:
         FeatureUnavailable: Its library is not installed.
     """
-    with _installed(algorithm):
+    with installed(algorithm):
         return _DECOMPRESSORS[algorithm]()
 
 
-class _installed:  # ruff: ignore[invalid-class-name] (used as a function)
+class installed:  # ruff: ignore[invalid-class-name] (used as a function)
     """Tells what to install, where an import fails."""
 
     def __init__(self, algorithm: Algorithm) -> None:

@@ -14,7 +14,14 @@ import msgspec
 from ..compression_settings import Algorithm, CompressionSettings
 from ..errors import RemoteProtocolError
 
-__all__ = ["Choice", "CompressionStatistics", "RatioGuard", "choose", "looks_incompressible"]
+__all__ = [
+    "Choice",
+    "CompressionCounter",
+    "CompressionStatistics",
+    "RatioGuard",
+    "choose",
+    "looks_incompressible",
+]
 
 #: Bytes at the begin, in the middle and at the end that are tried out.
 _SAMPLE_BYTES = 512
@@ -77,18 +84,36 @@ def looks_incompressible(data: bytes | memoryview) -> bool:
     return len(zlib.compress(sample, 1)) > _INCOMPRESSIBLE * len(sample)
 
 
-class CompressionStatistics:
-    """What compression has done so far, in one direction.
-
-    Args:
-        clock: Seconds of any clock that only goes forward, such as `time.perf_counter`.
+class CompressionStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """What compression has done, in one direction.
 
     Attributes:
         bytes_before: Bytes that were to be sent, or that came out.
         bytes_after: Bytes of them on the wire.
-        pieces: How many were compressed.
+        pieces: How many bursts, bodies or events were compressed.
         pieces_left: How many were left as they are.
         seconds: Time that went into it.
+    """
+
+    bytes_before: int
+    bytes_after: int
+    pieces: int
+    pieces_left: int
+    seconds: float
+
+    @property
+    def ratio(self) -> float:
+        """How many times smaller it became; 1.0 while there is nothing."""
+        return self.bytes_before / self.bytes_after if self.bytes_after else 1.0
+
+
+class CompressionCounter:
+    """Counts what compression does, in one direction.
+
+    Args:
+        clock: Seconds of any clock that only goes forward, such as `time.perf_counter`.
+
+    Its attributes are those of `CompressionStatistics`.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -100,13 +125,15 @@ class CompressionStatistics:
         self._clock = clock
         self._started = 0.0
 
-    def __repr__(self) -> str:
-        return f"<CompressionStatistics {self.bytes_before} -> {self.bytes_after} bytes>"
-
-    @property
-    def ratio(self) -> float:
-        """How many times smaller it became; 1.0 while there is nothing."""
-        return self.bytes_before / self.bytes_after if self.bytes_after else 1.0
+    def statistics(self) -> CompressionStatistics:
+        """The counts now."""
+        return CompressionStatistics(
+            bytes_before=self.bytes_before,
+            bytes_after=self.bytes_after,
+            pieces=self.pieces,
+            pieces_left=self.pieces_left,
+            seconds=self.seconds,
+        )
 
     def start(self) -> None:
         """Begin to measure a piece."""

@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 from ..compression_settings import Algorithm, CompressionSettings
 from ..errors import RemoteProtocolError
 from .compression import Compressor, available_algorithms, make_compressor, make_decompressor
-from .compression_choice import CompressionStatistics, RatioGuard, choose
+from .compression_choice import CompressionCounter, RatioGuard, choose
 
 __all__ = [
     "BodyDecoder",
@@ -104,7 +104,7 @@ def encode_body(
     settings: CompressionSettings,
     body: bytes,
     accepted: Collection[Algorithm],
-    statistics: CompressionStatistics,
+    counter: CompressionCounter,
 ) -> tuple[bytes, str | None]:
     """Compress a whole body, if that is worth it.
 
@@ -112,21 +112,21 @@ def encode_body(
         settings: What is wanted.
         body: All of it.
         accepted: What the peer takes.
-        statistics: Where it is counted.
+        counter: Counts it.
 
     Returns:
         The body to send, and its ``Content-Encoding`` if it has one.
     """
-    statistics.start()
+    counter.start()
     choice = choose(settings, body, accepted)
     if choice is not None:
         engine = make_compressor(choice.algorithm, choice.level)
         coded = engine.compress(body) + engine.finish()
         # What is nearly all blanks would look like an attack to the other side.
         if len(coded) < len(body) < settings.max_ratio / 2 * len(coded):
-            statistics.done(len(body), len(coded), compressed=True)
+            counter.done(len(body), len(coded), compressed=True)
             return coded, _CODINGS[choice.algorithm]
-    statistics.done(len(body), len(body), compressed=False)
+    counter.done(len(body), len(body), compressed=False)
     return body, None
 
 
@@ -138,19 +138,19 @@ class BodyEncoder:
     Args:
         algorithm: With which.
         level: How hard, 0 to 11.
-        statistics: Where it is counted.
+        counter: Counts it.
     """
 
-    def __init__(self, algorithm: Algorithm, level: int, statistics: CompressionStatistics) -> None:
+    def __init__(self, algorithm: Algorithm, level: int, counter: CompressionCounter) -> None:
         self.coding = _CODINGS[algorithm]
         self._engine: Compressor = make_compressor(algorithm, level)
-        self._statistics = statistics
+        self._counter = counter
 
     def encode(self, data: bytes) -> bytes:
         """Code one piece."""
-        self._statistics.start()
+        self._counter.start()
         coded = self._engine.compress(data) + self._engine.flush()
-        self._statistics.done(len(data), len(coded), compressed=True)
+        self._counter.done(len(data), len(coded), compressed=True)
         return coded
 
     def finish(self) -> bytes:

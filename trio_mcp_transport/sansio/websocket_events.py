@@ -11,7 +11,7 @@ from typing import TypeAlias
 import msgspec
 
 from ..errors import ConfigurationError, LocalProtocolError
-from ..limits import DEFAULT_MAX_MESSAGE_BYTES
+from ..limits import DEFAULT_MAX_FRAGMENTS, DEFAULT_MAX_MESSAGE_BYTES
 
 __all__ = [
     "BinaryMessage",
@@ -67,12 +67,11 @@ class WebSocketLimits(msgspec.Struct, frozen=True, kw_only=True):
         max_frame_bytes: Bytes of one frame's payload as it is on the wire. Messages that are
             sent are cut into frames of this size too.
         max_fragments: Frames of one message: each costs the same however little it holds.
-            16 MiB in fragments of 16 KiB, as some proxies cut them.
     """
 
     max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES
     max_frame_bytes: int = DEFAULT_MAX_MESSAGE_BYTES
-    max_fragments: int = 1024
+    max_fragments: int = DEFAULT_MAX_FRAGMENTS
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:

@@ -6,15 +6,41 @@ Used by `StreamChannel` and `MemoryChannel`. The first cause of a failure stays 
 from __future__ import annotations
 
 import secrets
+from typing import Protocol, runtime_checkable
 
+import msgspec
 import trio
 
-from ..abc import ChannelBroken, ChannelState, ConnectionLost
+from ..abc import ChannelBroken, ChannelState, ChannelStatistics, ConnectionLost
+from ..sansio.compression_choice import CompressionStatistics
 
-__all__ = ["StateCell", "half_closeable", "make_session_id", "stream_lost"]
+__all__ = [
+    "CountsCompression",
+    "StateCell",
+    "half_closeable",
+    "make_session_id",
+    "stream_lost",
+    "with_compression",
+]
 
 _FINAL = (ChannelState.CLOSED, ChannelState.FAILED)
 _ORDER = {state: place for place, state in enumerate(ChannelState)}
+
+
+@runtime_checkable
+class CountsCompression(Protocol):
+    """A stream, or whatever else sends for a channel, that compresses."""
+
+    def compression_statistics(self) -> tuple[CompressionStatistics, CompressionStatistics]:
+        """What compression has done so far for what was sent, and for what was received."""
+
+
+def with_compression(statistics: ChannelStatistics, carrier: object) -> ChannelStatistics:
+    """The statistics, with what compression has done if the carrier of the channel compresses."""
+    if not isinstance(carrier, CountsCompression):
+        return statistics
+    sent, received = carrier.compression_statistics()
+    return msgspec.structs.replace(statistics, compression_sent=sent, compression_received=received)
 
 
 def make_session_id(transport: str) -> str:

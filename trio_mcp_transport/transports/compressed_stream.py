@@ -104,15 +104,9 @@ class CompressedStream(trio.abc.HalfCloseableStream):
     def __repr__(self) -> str:
         return f"<CompressedStream over {self.transport_stream!r}>"
 
-    @property
-    def sent(self) -> CompressionStatistics:
-        """What compression has done for what was sent."""
-        return self._writer.statistics
-
-    @property
-    def received(self) -> CompressionStatistics:
-        """What compression has done for what was received."""
-        return self._reader.statistics
+    def compression_statistics(self) -> tuple[CompressionStatistics, CompressionStatistics]:
+        """What compression has done so far for what was sent, and for what was received."""
+        return self._writer.counter.statistics(), self._reader.counter.statistics()
 
     @property
     def can_send_eof(self) -> bool:

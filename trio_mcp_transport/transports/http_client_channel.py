@@ -39,7 +39,7 @@ from ..limits import ChannelOptions
 from ..reporting import report
 from ..sansio.headers import Headers
 from ..sansio.mcp_http.client_options import HttpClientOptions
-from .channel_state import StateCell, make_session_id, stream_lost
+from .channel_state import StateCell, make_session_id, stream_lost, with_compression
 from .http_client_inbox import Inbox
 from .http_client_line import Exchange, Phase, SendLine
 from .http_client_port import Port, cancelled_id, failed
@@ -194,7 +194,7 @@ class HttpClientChannel(MessageChannel):
 
     def statistics(self) -> ChannelStatistics:
         """The counters now; bytes are those of bodies."""
-        return ChannelStatistics(
+        counted = ChannelStatistics(
             messages_sent=self._messages_sent,
             messages_received=self._port.received,
             bytes_sent=self._port.bytes_sent,
@@ -203,6 +203,7 @@ class HttpClientChannel(MessageChannel):
             outbox_bytes=self._line.queued_bytes,
             inbox_messages=len(self._inbox),
         )
+        return with_compression(counted, self._sender)
 
     # -- sending ------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ import trio
 
 from ..compression_settings import Algorithm, CompressionSettings
 from ..errors import MessageTooLarge, RemoteProtocolError
-from ..sansio.compression_choice import CompressionStatistics
+from ..sansio.compression_choice import CompressionCounter, CompressionStatistics
 from ..sansio.content_coding import (
     BodyDecoder,
     BodyEncoder,
@@ -58,7 +58,7 @@ class ServerCoding:
     def __init__(self, settings: CompressionSettings) -> None:
         check_available(settings)
         self.settings = settings
-        self.sent = CompressionStatistics(time.perf_counter)
+        self.sent = CompressionCounter(time.perf_counter)
         # RFC 7694, section 3: in a response, Accept-Encoding tells what the content of
         # requests may be coded with. Caches must know that the response depends on it.
         self.told = Headers([
@@ -172,16 +172,14 @@ class CodingSender(HttpSender):
         sender: Does the rest. Owned from now on.
         settings: What is wanted.
 
-    Attributes:
-        sent: What compression has done for requests.
-
     Raises:
         FeatureUnavailable: An algorithm is not installed.
     """
 
     def __init__(self, sender: HttpSender, settings: CompressionSettings) -> None:
         check_available(settings)
-        self.sent = CompressionStatistics(time.perf_counter)
+        self._sent = CompressionCounter(time.perf_counter)
+        self._received = CompressionCounter(time.perf_counter)
         self._sender = sender
         self._settings = settings
         self._accept = accept_encoding(settings)
@@ -201,7 +199,7 @@ class CodingSender(HttpSender):
         headers = headers.with_("accept-encoding", self._accept)
         if body:
             taken = self._taken.get(host, frozenset())
-            body, coding = encode_body(self._settings, body, taken, self.sent)
+            body, coding = encode_body(self._settings, body, taken, self._sent)
             if coding is not None:
                 headers = headers.with_("content-encoding", coding)
         async with self._sender.request(
@@ -219,7 +217,7 @@ class CodingSender(HttpSender):
             if algorithm is None:
                 yield response
             else:
-                yield _DecodedResponse(response, algorithm, self._settings)
+                yield _DecodedResponse(response, algorithm, self._settings, self._received)
 
     def request(
         self,
@@ -237,6 +235,10 @@ class CodingSender(HttpSender):
         """
         return self._request(method, url, headers, body, head_timeout, on_written)
 
+    def compression_statistics(self) -> tuple[CompressionStatistics, CompressionStatistics]:
+        """What compression has done so far, for requests and for responses."""
+        return self._sent.statistics(), self._received.statistics()
+
     def close(self) -> None:
         """Close all connections; see `HttpSender.close`."""
         self._sender.close()
@@ -249,21 +251,26 @@ class CodingSender(HttpSender):
 class _DecodedResponse(HttpResponse):
     """A response whose body is decompressed as it comes."""
 
-    __slots__ = ("_decoder", "_ended", "_response", "headers", "status")
+    __slots__ = ("_counter", "_decoder", "_ended", "_response", "headers", "status")
 
     def __init__(
-        self, response: HttpResponse, algorithm: Algorithm, settings: CompressionSettings
+        self,
+        response: HttpResponse,
+        algorithm: Algorithm,
+        settings: CompressionSettings,
+        counter: CompressionCounter,
     ) -> None:
         self.status = response.status
         self.headers = response.headers.without("content-encoding")
         self._response = response
         self._decoder = BodyDecoder(algorithm, settings)
+        self._counter = counter
         self._ended = False
 
     async def receive_some(self) -> bytes:
         """The next bytes of the body; see `HttpResponse.receive_some`."""
         decoder = self._decoder
-        if not decoder.needs_input and (data := decoder.decode(b"")):
+        if not decoder.needs_input and (data := self._decode(b"")):
             await trio.lowlevel.checkpoint()
             return data
         while True:
@@ -273,11 +280,17 @@ class _DecodedResponse(HttpResponse):
                     self._ended = True
                     decoder.finish()
                 return b""
-            data = decoder.decode(raw)
+            data = self._decode(raw)
             while not data and not decoder.needs_input:
-                data = decoder.decode(b"")
+                data = self._decode(b"")
             if data:
                 return data
+
+    def _decode(self, raw: bytes) -> bytes:
+        self._counter.start()
+        data = self._decoder.decode(raw)
+        self._counter.done(len(data), len(raw), compressed=True)
+        return data
 
     def read_nowait(self, max_bytes: int) -> bytes | None:
         """The whole body if it is here; see `HttpResponse.read_nowait`."""
@@ -289,13 +302,13 @@ class _DecodedResponse(HttpResponse):
             return None
         parts: list[bytes] = []
         size = 0
-        data = decoder.decode(raw)
+        data = self._decode(raw)
         while data or not decoder.needs_input:
             size += len(data)
             if size > max_bytes:
                 raise MessageTooLarge(size, max_bytes)
             parts.append(data)
-            data = b"" if decoder.needs_input else decoder.decode(b"")
+            data = b"" if decoder.needs_input else self._decode(b"")
         self._ended = True
         decoder.finish()
         return b"".join(parts)

@@ -50,7 +50,7 @@ from ..sansio.batch import BatchAnswers
 from ..sansio.framing import Frame, make_framer
 from ..sansio.machine import NEED_DATA, EndOfData
 from ..sansio.messages import MalformedMessage, MessageEvent, MessageMachine
-from .channel_state import StateCell, half_closeable, make_session_id, stream_lost
+from .channel_state import StateCell, half_closeable, make_session_id, stream_lost, with_compression
 from .outbox import Outbox, SupportsChunks
 from .own_words import OwnWords
 
@@ -203,7 +203,7 @@ class StreamChannel(MessageChannel):
 
     def statistics(self) -> ChannelStatistics:
         """The counters now."""
-        return ChannelStatistics(
+        counted = ChannelStatistics(
             messages_sent=self._messages_sent + self._own_words.sent,
             messages_received=self._messages_received,
             bytes_sent=self._outbox.bytes_written,
@@ -212,6 +212,7 @@ class StreamChannel(MessageChannel):
             outbox_bytes=self._outbox.size,
             inbox_messages=len(self._inbox) + len(self._frames),
         )
+        return with_compression(counted, self._stream)
 
     async def wait_state(self, *states: ChannelState) -> ChannelState:
         """Wait until the channel is in one of the states; return which."""
