@@ -31,7 +31,7 @@ from .abc import (
     WriteTimeout,
 )
 from .bridge import BridgeEnd, BridgeObserver, BridgeSide, bridge_channels
-from .compression_settings import Algorithm, CompressionSettings
+from .compression_settings import Algorithm, CompressionSettings, CompressionStatistics
 from .connect import HttpClient, connect_channel, open_channel, open_peer
 from .context import Context, Session
 from .conversation import Call, Conversation, Dispatcher
@@ -116,7 +116,6 @@ from .registry import (
 )
 from .restart import RestartPolicy, run_with_restarts
 from .router import Router
-from .sansio.compression_choice import CompressionStatistics
 from .sansio.eras import LEGACY_REVISIONS, MODERN_REVISIONS, REVISIONS, Era, EraCache, Negotiated
 from .sansio.metadata import CacheHint, LogLevel
 from .serve import serve_channels, serve_peers

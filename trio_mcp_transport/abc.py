@@ -15,10 +15,10 @@ from typing import Self
 import msgspec
 import trio
 
+from .compression_settings import CompressionStatistics
 from .errors import RemoteProtocolError, TransportError
 from .jsonrpc import Message
 from .limits import ChannelOptions
-from .sansio.compression_choice import CompressionStatistics
 from .sansio.headers import Headers
 from .tls_facts import TlsFacts
 

@@ -1,4 +1,4 @@
-"""What compression is asked for: algorithms, levels, thresholds and bounds, as plain data.
+"""What compression is asked for, and what it has done: plain data.
 
 Read by `sansio.compression_choice`, which decides by it, and by the transports; built by
 endpoints and by hand. Pure.
@@ -12,7 +12,7 @@ import msgspec
 
 from .errors import ConfigurationError
 
-__all__ = ["ALGORITHMS", "Algorithm", "CompressionSettings"]
+__all__ = ["ALGORITHMS", "Algorithm", "CompressionSettings", "CompressionStatistics"]
 
 Algorithm = Literal["zstd", "gzip", "brotli", "lz4"]
 #: All that there are, the one first that does best on JSON for the time it takes.
@@ -81,3 +81,26 @@ class CompressionSettings(
                 raise ConfigurationError(
                     f"{_OPTIONS[field]} must be a whole number, at least {low}{most}, not {value!r}"
                 )
+
+
+class CompressionStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """What compression has done, in one direction.
+
+    Attributes:
+        bytes_before: Bytes that were to be sent, or that came out.
+        bytes_after: Bytes of them on the wire.
+        pieces: How many bursts, bodies or events were compressed.
+        pieces_left: How many were left as they are.
+        seconds: Time that went into it.
+    """
+
+    bytes_before: int
+    bytes_after: int
+    pieces: int
+    pieces_left: int
+    seconds: float
+
+    @property
+    def ratio(self) -> float:
+        """How many times smaller it became; 1.0 while there is nothing."""
+        return self.bytes_before / self.bytes_after if self.bytes_after else 1.0

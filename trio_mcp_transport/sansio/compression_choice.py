@@ -11,13 +11,12 @@ from collections.abc import Callable, Collection
 
 import msgspec
 
-from ..compression_settings import Algorithm, CompressionSettings
+from ..compression_settings import Algorithm, CompressionSettings, CompressionStatistics
 from ..errors import RemoteProtocolError
 
 __all__ = [
     "Choice",
     "CompressionCounter",
-    "CompressionStatistics",
     "RatioGuard",
     "choose",
     "looks_incompressible",
@@ -82,29 +81,6 @@ def looks_incompressible(data: bytes | memoryview) -> bool:
             data[-_SAMPLE_BYTES:],
         ))
     return len(zlib.compress(sample, 1)) > _INCOMPRESSIBLE * len(sample)
-
-
-class CompressionStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """What compression has done, in one direction.
-
-    Attributes:
-        bytes_before: Bytes that were to be sent, or that came out.
-        bytes_after: Bytes of them on the wire.
-        pieces: How many bursts, bodies or events were compressed.
-        pieces_left: How many were left as they are.
-        seconds: Time that went into it.
-    """
-
-    bytes_before: int
-    bytes_after: int
-    pieces: int
-    pieces_left: int
-    seconds: float
-
-    @property
-    def ratio(self) -> float:
-        """How many times smaller it became; 1.0 while there is nothing."""
-        return self.bytes_before / self.bytes_after if self.bytes_after else 1.0
 
 
 class CompressionCounter:

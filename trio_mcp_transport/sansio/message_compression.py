@@ -11,10 +11,15 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from ..compression_settings import ALGORITHMS, Algorithm, CompressionSettings
+from ..compression_settings import (
+    ALGORITHMS,
+    Algorithm,
+    CompressionSettings,
+    CompressionStatistics,
+)
 from ..errors import RemoteProtocolError
 from .compression import installed, make_compressor
-from .compression_choice import CompressionCounter, CompressionStatistics, choose
+from .compression_choice import CompressionCounter, choose
 from .content_coding import decode_body
 
 __all__ = ["CompressedMessage", "Encoding", "MessageCompressor"]

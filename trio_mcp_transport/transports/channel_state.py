@@ -12,7 +12,7 @@ import msgspec
 import trio
 
 from ..abc import ChannelBroken, ChannelState, ChannelStatistics, ConnectionLost
-from ..sansio.compression_choice import CompressionStatistics
+from ..compression_settings import CompressionStatistics
 
 __all__ = [
     "CountsCompression",

@@ -19,12 +19,11 @@ from contextlib import contextmanager, suppress
 
 import trio
 
-from ..compression_settings import CompressionSettings
+from ..compression_settings import CompressionSettings, CompressionStatistics
 from ..errors import FeatureUnavailable, LocalProtocolError, RemoteProtocolError
 from ..limits import READ_CHUNK_BYTES
 from ..sansio.compressed_records import RecordReader, RecordWriter, hello
 from ..sansio.compression import available_algorithms
-from ..sansio.compression_choice import CompressionStatistics
 from .channel_state import half_closeable
 from .fd_stream import read_size
 from .outbox import SupportsSendNowait

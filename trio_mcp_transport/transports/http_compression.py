@@ -17,9 +17,9 @@ from urllib.parse import urlsplit
 import msgspec
 import trio
 
-from ..compression_settings import Algorithm, CompressionSettings
+from ..compression_settings import Algorithm, CompressionSettings, CompressionStatistics
 from ..errors import MessageTooLarge, RemoteProtocolError
-from ..sansio.compression_choice import CompressionCounter, CompressionStatistics
+from ..sansio.compression_choice import CompressionCounter
 from ..sansio.content_coding import (
     BodyDecoder,
     BodyEncoder,
