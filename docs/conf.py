@@ -44,7 +44,10 @@ FACES = (
 # Other people's names: nothing is fetched while building, so they are not linked.
 nitpick_ignore_regex = [
     (r"py:.*", r"(trio|msgspec|socket|contextlib)\..*"),
-    (r"py:.*", r"(collections|typing|types|enum|abc|os|mcp|mcp_types|anyio|x509|ec|SSL|trio_websocket)\..*"),
+    (
+        r"py:.*",
+        r"(collections|typing|types|enum|abc|os|mcp|mcp_types|anyio|x509|ec|SSL|trio_websocket)\..*",
+    ),
     (r"py:.*", r"(Raw|UnsetType|Struct|Self|Ts|StateT|.*\.StateT|.*\.Receiving)"),
     (r"py:.*", r"(.*\.)?_?[A-Z]"),  # type variables
     # What a machine keeps inside; and shapes of other people's objects.

@@ -194,8 +194,10 @@ class Http1Client:
         self._eof = True
 
     def next_event(self) -> ClientEvent | NeedData | Paused:
-        """The next event, `NEED_DATA`, or `PAUSED` after `EndOfBody` and after the
-        head of a response that makes the connection another protocol's.
+        """The next event, `NEED_DATA` or `PAUSED`.
+
+        `PAUSED` comes after `EndOfBody`, and after the head of a response that makes the
+        connection another protocol's.
 
         Raises:
             RemoteProtocolError: The peer broke HTTP or a limit, or ended the connection in

@@ -1,8 +1,8 @@
 """What a channel says by itself: no caller sends it, and nobody waits for it.
 
-Used by `StreamChannel` and `WebSocketChannel` for answers to malformed messages, for the arrays that answer
-batches, and for the last words before a broken stream is closed. Nothing in here waits or
-raises: a failure to write is recorded as the channel's, which its next call raises.
+Used by `StreamChannel` and `WebSocketChannel` for answers to malformed messages, for the arrays
+that answer batches, and for the last words before a broken stream is closed. Nothing in here
+waits or raises: a failure to write is recorded as the channel's, which its next call raises.
 """
 
 from __future__ import annotations
