@@ -179,11 +179,20 @@ def test_broken_records_are_refused() -> None:
 
 
 def test_what_says_nothing_is_not_taken_for_an_attack_by_our_own_reader() -> None:
-    records, target = writer(), after_hello()
+    strict = CompressionSettings(algorithms=("gzip",), max_ratio=100)
+    records, target = writer(strict), after_hello(strict)
     for _ in range(100):
         target.feed(records.write(bytes(65536)))
         assert read_all(target) == bytes(65536)
-    assert 0 < records.counter.pieces_left < 5
+    assert 0 < records.counter.pieces_left < 20
+
+
+def test_a_run_that_ends_is_refused() -> None:
+    engine = make_compressor("gzip")
+    target = after_hello(GZIP)
+    target.feed(record(1, engine.compress(b"x") + engine.finish()))
+    with pytest.raises(RemoteProtocolError, match="ends in the middle of the stream"):
+        target.read()
 
 
 def test_records_without_bytes_are_passed_over() -> None:

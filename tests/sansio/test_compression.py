@@ -9,6 +9,7 @@ import resource
 import subprocess
 import sys
 import tracemalloc
+import zlib
 from contextlib import suppress
 
 import pytest
@@ -233,6 +234,52 @@ def test_zstd_frames_with_checksums_and_sizes_are_read_as_well() -> None:
         wire = library.compress(os.urandom(70_000))
         assert len(b"".join(take(engine, wire[at : at + 7]) for at in range(0, len(wire), 7)))
         assert engine.is_finished
+
+
+EMPTY = {
+    # As many members, blocks or frames as fit, of which nothing comes.
+    "gzip": gzip.compress(b""),
+    "zstd": b"\x00\x00\x00",
+}
+
+
+@pytest.mark.parametrize("algorithm", sorted({*EMPTY} & {*AVAILABLE}))
+def test_parts_of_which_nothing_comes_take_no_more_than_their_bytes(algorithm: Algorithm) -> None:
+    count = 50_000
+    head = b"" if algorithm == "gzip" else b"\x28\xb5\x2f\xfd" + bytes([0x00, 10 << 3])
+    wire = head + EMPTY[algorithm] * count
+    engine = make_decompressor(algorithm)
+    tracemalloc.start()
+    try:
+        assert take(engine, wire) == b""
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 2 * len(wire) + 256 * 1024
+
+
+def test_what_is_left_behind_a_member_is_not_copied_again_and_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: list[int] = []
+    make = zlib.decompressobj
+
+    class Counting:
+        def __init__(self, format_: int) -> None:
+            self._engine = make(format_)
+
+        def decompress(self, data: bytes, limit: int) -> bytes:
+            given.append(len(data))
+            return self._engine.decompress(data, limit)
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._engine, name)
+
+    monkeypatch.setattr(zlib, "decompressobj", Counting)
+    wire = gzip.compress(b"") * 1000
+    assert take(make_decompressor("gzip"), wire) == b""
+    assert max(given) <= 4096
+    assert sum(given) < 200 * len(wire)
 
 
 # -- what is not installed ---------------------------------------------------------------

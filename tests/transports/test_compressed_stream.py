@@ -250,6 +250,18 @@ async def test_a_read_that_is_cancelled_loses_nothing() -> None:
     assert await read_exactly(server, len(TEXT)) == TEXT
 
 
+async def test_a_read_that_is_cancelled_with_something_there_loses_nothing() -> None:
+    client, server = pair()
+    for data in (b"one", b"two", b"three"):
+        await client.send_all(data)
+    assert await server.receive_some() == b"one"
+    with trio.move_on_after(0) as scope:
+        await server.receive_some()
+    assert scope.cancelled_caught
+    assert await server.receive_some() == b"two"
+    assert await server.receive_some() == b"three"
+
+
 async def test_a_write_that_is_cancelled_breaks_the_stream() -> None:
     one, other = raw_pair()
     gate = trio.Event()

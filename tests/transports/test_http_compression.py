@@ -28,8 +28,11 @@ from trio_mcp_transport.errors import ConfigurationError, MessageTooLarge, Remot
 from trio_mcp_transport.sansio.compression import available_algorithms, make_compressor
 from trio_mcp_transport.sansio.content_coding import coding_of
 from trio_mcp_transport.sansio.headers import NO_HEADERS, Headers
-from trio_mcp_transport.transports.http_compression import CodingSender
+from trio_mcp_transport.sansio.http1 import RequestHead, ResponseEvent
+from trio_mcp_transport.security.facts import ConnectionFacts
+from trio_mcp_transport.transports.http_compression import CodingSender, ServerCoding
 from trio_mcp_transport.transports.http_pool import HttpPool
+from trio_mcp_transport.transports.http_request import HttpRequestStream
 from trio_mcp_transport.transports.http_sender import HttpResponse, HttpSender
 
 pytestmark = pytest.mark.http
@@ -197,6 +200,55 @@ async def test_a_bomb_is_413() -> None:
     async with served("?compression=gzip&max_message_bytes=100000") as address:
         answer = await post(address, gzip.compress(b" " * 50_000_000), content_encoding="gzip")
     assert answer.status == 413
+
+
+async def test_others_get_their_turn_while_a_body_is_decompressed() -> None:
+    body = gzip.compress(b"") * 5000
+    turns = 0
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    coding = ServerCoding(CompressionSettings(algorithms=("gzip",)))
+    head = RequestHead("POST", "/mcp", Headers([("content-encoding", "gzip")]))
+    request = coding.wrap(BodyOnly(head, body))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(take_turns)
+        assert await request.read_body(1000) == b""
+        nursery.cancel_scope.cancel()
+    assert turns >= len(body) // 8192
+
+
+class BodyOnly(HttpRequestStream):
+    """A request of which only the body is asked for."""
+
+    def __init__(self, head: RequestHead, body: bytes) -> None:
+        self.head = head
+        self.facts = ConnectionFacts()
+        self._body = body
+
+    async def read_body(self, max_bytes: int) -> bytes:
+        return self._body
+
+    def write(self, *events: ResponseEvent) -> None:
+        raise NotImplementedError
+
+    @property
+    def held(self) -> int:
+        raise NotImplementedError
+
+    async def flush(self) -> None:
+        raise NotImplementedError
+
+    def abort(self) -> None:
+        raise NotImplementedError
+
+    @property
+    def gone(self) -> bool:
+        raise NotImplementedError
 
 
 async def test_a_broken_body_is_400() -> None:

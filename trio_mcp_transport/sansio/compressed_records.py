@@ -219,6 +219,8 @@ class RecordReader:
         data = engine.decompress(body, MAX_RECORD_BYTES + 1)
         while len(data) <= MAX_RECORD_BYTES and not engine.needs_input:
             data += engine.decompress(b"", MAX_RECORD_BYTES + 1 - len(data))
+        if engine.is_finished:
+            raise RemoteProtocolError(f"a run of {algorithm} that ends in the middle of the stream")
         if len(data) > MAX_RECORD_BYTES:
             raise RemoteProtocolError(f"a record of more than {MAX_RECORD_BYTES} bytes", status=413)
         self.counter.done(len(data), _RECORD_HEAD + len(body), compressed=True)

@@ -35,6 +35,7 @@ _MODULES: Mapping[Algorithm, str] = {"zstd": "zstandard", "brotli": "brotli", "l
 #: The most that a peer may have its decompressor remember: RFC 8878, section 3.1.1.1.2,
 #: recommends to support at least this, and "to not generate frames requiring more".
 _MAX_WINDOW_BYTES = 8 * 1024 * 1024
+_PIECE_BYTES = 4096
 _GZIP_FORMAT = 31  # zlib's way to say gzip, with its largest window
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 #: RFC 8878, section 3.1.1.2.4.
@@ -184,29 +185,38 @@ class _Gzip(Compressor):
 class _Gunzip(Decompressor):
     def __init__(self) -> None:
         self._engine = zlib.decompressobj(_GZIP_FORMAT)
+        # Taken in and not used: what zlib gave back of the last piece, and what comes after it.
         self._held = b""
+        self._rest = memoryview(b"")
         self._may_have_more = False
 
     @property
     def needs_input(self) -> bool:
-        return not self._held and not self._may_have_more
+        return not self._held and not self._rest and not self._may_have_more
 
     @property
     def is_finished(self) -> bool:
-        return self._engine.eof and not self._held
+        return self._engine.eof and not self._held and not self._rest
 
     def _step(self, data: bytes, max_bytes: int) -> bytes:
-        data, self._held = self._held + data, b""
-        if self._engine.eof and data:
-            # RFC 1952, section 2.2: "A gzip file consists of a series of "members"".
-            self._engine = zlib.decompressobj(_GZIP_FORMAT)
-        try:
-            output = self._engine.decompress(data, max_bytes)
-        except zlib.error:
-            raise _malformed("gzip") from None
-        self._held = self._engine.unconsumed_tail or self._engine.unused_data
-        self._may_have_more = len(output) == max_bytes and not self._engine.eof
-        return output
+        if data:
+            self._rest = memoryview(data)
+        while True:
+            piece = self._held
+            if not piece:
+                # zlib copies what is left behind a member, so it gets little at a time.
+                piece, self._rest = bytes(self._rest[:_PIECE_BYTES]), self._rest[_PIECE_BYTES:]
+            if self._engine.eof and piece:
+                # RFC 1952, section 2.2: "A gzip file consists of a series of "members"".
+                self._engine = zlib.decompressobj(_GZIP_FORMAT)
+            try:
+                output = self._engine.decompress(piece, max_bytes)
+            except zlib.error:
+                raise _malformed("gzip") from None
+            self._held = self._engine.unconsumed_tail or self._engine.unused_data
+            self._may_have_more = len(output) == max_bytes and not self._engine.eof
+            if output or self.needs_input:
+                return output
 
 
 # -- zstd (RFC 8878) -------------------------------------------------------------------
@@ -326,8 +336,9 @@ class _Unzstd(Decompressor):
                 raise _malformed("zstd") from None
             if self._engine.eof:
                 self._engine = self._library.decompressobj()
-            parts.append(decoded)
-            size += len(decoded)
+            if decoded:
+                parts.append(decoded)
+                size += len(decoded)
         output, self._surplus = _split(b"".join(parts), max_bytes)
         if self._surplus:
             self._is_waiting = False

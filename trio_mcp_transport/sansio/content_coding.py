@@ -8,7 +8,7 @@ anybody looks at a body, and its limits are those of what comes out.
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from ..compression_settings import Algorithm, CompressionSettings
 from ..errors import RemoteProtocolError
@@ -21,6 +21,7 @@ __all__ = [
     "accept_encoding",
     "coding_of",
     "decode_body",
+    "decode_steps",
     "encode_body",
     "read_accept_encoding",
     "read_content_encoding",
@@ -33,8 +34,10 @@ _ALGORITHMS: Mapping[str, Algorithm] = {name: key for key, name in _CODINGS.item
     # RFC 9110, section 8.4.1.3: "A recipient SHOULD consider "x-gzip" to be equivalent".
     "x-gzip": "gzip"
 }
-#: What is read of a compressed body at a time.
-_STEP_BYTES = 64 * 1024
+#: What is given of a compressed body at a time, and what is taken: even where every few bytes
+#: are a block or a member of their own, a step of it takes a few milliseconds.
+_STEP_BYTES_IN = 8 * 1024
+_STEP_BYTES_OUT = 64 * 1024
 
 
 def coding_of(algorithm: Algorithm) -> str:
@@ -177,7 +180,7 @@ class BodyDecoder:
         Raises:
             RemoteProtocolError: They are malformed, or grow beyond measure.
         """
-        output = self._engine.decompress(data, _STEP_BYTES)
+        output = self._engine.decompress(data, _STEP_BYTES_OUT)
         self._guard.check(self._engine.bytes_in, self._engine.bytes_out)
         return output
 
@@ -196,22 +199,36 @@ class BodyDecoder:
             raise RemoteProtocolError(f"a body of {self._algorithm} was cut off")
 
 
-def decode_body(
+def decode_steps(
     algorithm: Algorithm, body: bytes, settings: CompressionSettings, max_bytes: int
-) -> bytes:
-    """Decompress a whole body.
+) -> Iterator[bytes]:
+    """Decompress a whole body, part by part, so that others get their turn in between.
+
+    Yields:
+        The next bytes, at most 64 KiB; none where a step had nothing to give.
 
     Raises:
         RemoteProtocolError: It is malformed or cut off, or too large (status 413), which is
             noticed before more than that was decompressed.
     """
     decoder = BodyDecoder(algorithm, settings)
-    parts = [decoder.decode(body)]
-    size = len(parts[0])
-    while size <= max_bytes and not decoder.needs_input:
-        parts.append(decoder.decode(b""))
-        size += len(parts[-1])
-    if size > max_bytes:
-        raise RemoteProtocolError(f"a body of more than {max_bytes} bytes", status=413)
+    size = 0
+    for start in range(0, len(body), _STEP_BYTES_IN):
+        data = body[start : start + _STEP_BYTES_IN]
+        while True:
+            part = decoder.decode(data)
+            size += len(part)
+            if size > max_bytes:
+                raise RemoteProtocolError(f"a body of more than {max_bytes} bytes", status=413)
+            yield part
+            if decoder.needs_input:
+                break
+            data = b""
     decoder.finish()
-    return b"".join(parts)
+
+
+def decode_body(
+    algorithm: Algorithm, body: bytes, settings: CompressionSettings, max_bytes: int
+) -> bytes:
+    """Decompress a whole body at once. Raises as `decode_steps`."""
+    return b"".join(decode_steps(algorithm, body, settings, max_bytes))

@@ -8,7 +8,8 @@ Theory of operation. The side that connected says hello at once and never waits 
 The side that was connected to says nothing until the peer's first byte has shown whether it
 speaks compression at all; whoever wants to send before that reads it, unless somebody is
 reading already. What was read stays in the reader, so that a cancelled read loses nothing; a
-cancelled write leaves half a record, so the stream is broken then.
+cancelled write leaves half a record, so the stream is broken then. Ctrl+C is raised where
+something is waited for, and nowhere else.
 """
 
 from __future__ import annotations
@@ -114,6 +115,7 @@ class CompressedStream(trio.abc.HalfCloseableStream):
 
     # -- receiving ----------------------------------------------------------------------
 
+    @trio.lowlevel.enable_ki_protection
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Read what is there, waiting for the first byte; ``b""`` is the end.
 
@@ -130,14 +132,14 @@ class CompressedStream(trio.abc.HalfCloseableStream):
             raise trio.BusyResourceError("another task is receiving from this stream")
         self._is_receiving = True
         try:
-            data = self._surplus or self._read()
-            if data:
+            self._surplus = self._surplus or self._read()
+            if self._surplus:
                 await trio.lowlevel.checkpoint()
-            while not data and not self._eof:
+            while not self._surplus and not self._eof:
                 await self._listen()
-                data = self._read()
-            self._surplus = data[max_bytes:]
-            return data[:max_bytes]
+                self._surplus = self._read()
+            data, self._surplus = self._surplus[:max_bytes], self._surplus[max_bytes:]
+            return data
         finally:
             self._is_receiving = False
 
@@ -174,6 +176,7 @@ class CompressedStream(trio.abc.HalfCloseableStream):
 
     # -- sending ------------------------------------------------------------------------
 
+    @trio.lowlevel.enable_ki_protection
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Compress and write everything. If cancelled, the stream is broken.
 
@@ -195,6 +198,7 @@ class CompressedStream(trio.abc.HalfCloseableStream):
             )
             await self._write(wire)
 
+    @trio.lowlevel.enable_ki_protection
     def say_hello(self) -> None:
         """Begin, where this side connected: the peer may want to speak first.
 
@@ -234,12 +238,14 @@ class CompressedStream(trio.abc.HalfCloseableStream):
                 raise trio.BrokenResourceError("the peer said nothing and is gone")
             await self._listen()
 
+    @trio.lowlevel.enable_ki_protection
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until the stream underneath might take something. Raises as `send_all`."""
         with self._sending():
             self._check_sound()
             await self.transport_stream.wait_send_all_might_not_block()
 
+    @trio.lowlevel.enable_ki_protection
     async def send_eof(self) -> None:
         """End the sending direction; receiving goes on. Idempotent. Raises as `send_all`.
 
@@ -271,11 +277,13 @@ class CompressedStream(trio.abc.HalfCloseableStream):
 
     # -- closing ------------------------------------------------------------------------
 
+    @trio.lowlevel.enable_ki_protection
     def close(self) -> None:
         """Close at once; tasks that wait here get `trio.ClosedResourceError`. Idempotent."""
         self._closed = True
         self._close()
 
+    @trio.lowlevel.enable_ki_protection
     async def aclose(self) -> None:
         """Close the stream underneath. Idempotent; what is cancelled closes as well."""
         self._closed = True

@@ -24,7 +24,7 @@ from ..sansio.content_coding import (
     BodyDecoder,
     BodyEncoder,
     accept_encoding,
-    decode_body,
+    decode_steps,
     encode_body,
     read_accept_encoding,
     read_content_encoding,
@@ -103,7 +103,11 @@ class CodedRequest(DecoratedStream):
         body = await super().read_body(max_bytes)
         if self._algorithm is None:
             return body
-        return decode_body(self._algorithm, body, self._coding.settings, max_bytes)
+        parts: list[bytes] = []
+        for part in decode_steps(self._algorithm, body, self._coding.settings, max_bytes):
+            parts.append(part)
+            await trio.lowlevel.checkpoint()
+        return b"".join(parts)
 
     def write(self, *events: ResponseEvent) -> None:
         """Write, compressed where that is worth it. See `HttpRequestStream.write`."""
