@@ -245,7 +245,7 @@ EMPTY = {
 
 @pytest.mark.parametrize("algorithm", sorted({*EMPTY} & {*AVAILABLE}))
 def test_parts_of_which_nothing_comes_take_no_more_than_their_bytes(algorithm: Algorithm) -> None:
-    count = 50_000
+    count = 2000 if algorithm == "gzip" else 50_000
     head = b"" if algorithm == "gzip" else b"\x28\xb5\x2f\xfd" + bytes([0x00, 10 << 3])
     wire = head + EMPTY[algorithm] * count
     engine = make_decompressor(algorithm)
