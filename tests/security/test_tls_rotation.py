@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("OpenSSL")
 
 from msgspec.structs import replace
+from odd_certificates import KINDS, odd_certificate
 from tls_files import TlsFiles
 from tls_pairs import Pair, shake_hands
 
@@ -135,6 +136,97 @@ def test_what_cannot_be_used_is_reported_once_and_the_old_certificate_stays(
     new = renewed.renew()
     renewed.clock.now += 60
     assert renewed.shown() == new
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_odd_certificate_is_reported_and_the_old_one_stays(
+    tls_files: TlsFiles, tmp_path: Path, kind: str
+) -> None:
+    renewed = Renewed(tls_files, tmp_path)
+    old, odd = renewed.shown(), odd_certificate(kind)
+    renewed.cert.write_text(odd.pem)
+    renewed.key.write_text(odd.key_pem)
+    renewed.clock.now += 60
+    assert renewed.shown() == old
+    assert [event.name for event in renewed.events] == ["reload.failed"]
+    assert "malformed" in renewed.events[0].message
+    with pytest.raises(ConfigurationError, match="malformed"):
+        renewed.server.reload()
+
+
+def test_what_nobody_thought_of_is_reported_and_the_old_certificate_stays(
+    tls_files: TlsFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renewed = Renewed(tls_files, tmp_path)
+    old = renewed.shown()
+
+    def fail(server: TlsServer) -> None:
+        raise RuntimeError("key material")
+
+    monkeypatch.setattr(TlsServer, "_load", fail)
+    renewed.renew()
+    renewed.clock.now += 60
+    assert renewed.shown() == old
+    message = "changed certificate files are not used: the certificate files cannot be used"
+    assert [event.message for event in renewed.events] == [f"{message}: RuntimeError"]
+    error = renewed.events[0].error
+    assert error is not None
+    assert isinstance(error.__cause__, RuntimeError)
+
+
+def test_what_failed_for_a_passing_reason_is_tried_again_though_no_file_has_changed(
+    tls_files: TlsFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renewed = Renewed(tls_files, tmp_path)
+    old, new = renewed.shown(), renewed.renew()
+
+    def fail(server: TlsServer) -> None:
+        raise ConfigurationError(f"cert_file: Too many open files ({len(reasons)})")
+
+    reasons = ["the same"]
+    with monkeypatch.context() as patched:
+        patched.setattr(TlsServer, "_load", fail)
+        for _ in range(3):
+            renewed.clock.now += 60
+            assert renewed.shown() == old
+        assert len(renewed.events) == 1
+        reasons.append("another")
+        renewed.clock.now += 60
+        assert renewed.shown() == old
+    assert [event.name for event in renewed.events] == ["reload.failed"] * 2
+    renewed.clock.now += 59
+    assert renewed.shown() == old
+    renewed.clock.now += 1
+    assert renewed.shown() == new
+
+
+def test_a_reload_that_failed_is_tried_again_after_the_interval(
+    tls_files: TlsFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renewed = Renewed(tls_files, tmp_path)
+    new = renewed.renew()
+
+    def fail(server: TlsServer) -> None:
+        raise ConfigurationError("cert_file: Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TlsServer, "_load", fail)
+        with pytest.raises(ConfigurationError, match=r"^cert_file: Too many"):
+            renewed.server.reload()
+    renewed.clock.now += 60
+    assert renewed.shown() == new
+
+
+def test_a_file_that_may_be_read_now_is_a_change(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.write_text("...")
+    path.chmod(0o600)
+    watch = FileWatch((str(path),), 60.0, 0.0)
+    before = path.stat()
+    path.chmod(0o640)
+    after = path.stat()
+    assert (after.st_mtime_ns, after.st_size) == (before.st_mtime_ns, before.st_size)
+    assert watch.look()
 
 
 def test_a_certificate_that_comes_before_its_key_is_used_when_both_are_there(

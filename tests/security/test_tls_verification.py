@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -12,15 +13,19 @@ pytest.importorskip("OpenSSL")
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from msgspec.structs import replace
+from odd_certificates import KINDS, odd_certificate
 from tls_files import TlsFiles
-from tls_pairs import connect
+from tls_pairs import Side, connect
+from tls_sides import client_context, client_of, events_of
 
 from trio_mcp_transport import (
     CertificateCheck,
     CertificateError,
+    RemoteProtocolError,
     TlsHandshakeFailed,
     TlsSettings,
 )
+from trio_mcp_transport.security import TlsServer
 from trio_mcp_transport.security.ocsp import StapleOutcome, StaplePolicy
 from trio_mcp_transport.security.pinning import PinOutcome, PinPolicy
 from trio_mcp_transport.security.tls_verification import Policy, Verification
@@ -243,6 +248,27 @@ def test_a_certificate_that_nobody_can_read_is_refused() -> None:
     assert judge.error is not None
     assert judge.error.check == "invalid"
     assert "it is malformed (invalid version)" in str(judge.error)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_client_with_an_odd_certificate_is_refused_and_told_so(
+    tls_files: TlsFiles, tmp_path: Path, kind: str
+) -> None:
+    odd = odd_certificate(kind)
+    (tmp_path / "odd.pem").write_text(odd.pem)
+    context = client_context(tls_files)
+    context.use_certificate_file(tmp_path / "odd.pem")
+    context.use_privatekey(odd.key)
+    client = client_of(context)
+    server = Side(TlsServer(tls_files.mutual_server_settings).begin())
+    while server.error is None:
+        events_of(client)
+        server.session.machine.receive_data(client.bytes_to_send())
+        client.receive_data(server.run())
+    with pytest.raises(RemoteProtocolError, match="ended the connection by the alert"):
+        events_of(client)
+    assert isinstance(server.error, CertificateError)
+    assert server.error.check in {"untrusted", "invalid"}
 
 
 def test_a_check_that_fails_is_a_refusal_and_keeps_its_cause(tls_files: TlsFiles) -> None:

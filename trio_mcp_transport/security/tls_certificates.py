@@ -83,6 +83,17 @@ def certificate_facts(certificate: x509.Certificate) -> CertificateFacts:
     Raises:
         ValueError: It cannot be read, such as for an extension that is malformed.
     """
+    try:
+        return _read_facts(certificate)
+    except ValueError:
+        raise
+    except Exception as error:
+        # An extension that is there twice, a version or a kind of name that nobody knows...:
+        # cryptography has classes of its own for those, and they are no ValueErrors.
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def _read_facts(certificate: x509.Certificate) -> CertificateFacts:
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
     from cryptography.x509.oid import NameOID
@@ -224,22 +235,25 @@ def _certificates(source: _Source) -> list[x509.Certificate]:
         )
     try:
         return x509.load_pem_x509_certificates(source.data)
-    except ValueError as error:
-        raise ConfigurationError(f"{source.label}: a certificate is malformed") from error
+    except Exception as error:  # of many classes, as in `certificate_facts`
+        text = f"{source.label}: a certificate is malformed: {_in_words(error)}"
+        raise ConfigurationError(text) from error
 
 
 def _identity(certificate: _Source, key: _Source, password: str | None) -> Identity:
     leaf, *chain = _certificates(certificate)
     private = _private_key(key, password)
-    if private.public_key() != leaf.public_key():
+    try:
+        facts = certificate_facts(leaf)
+        public = leaf.public_key()
+    except Exception as error:  # of many classes, as in `certificate_facts`
+        text = f"{certificate.label}: the certificate is malformed: {_in_words(error)}"
+        raise ConfigurationError(text) from error
+    if private.public_key() != public:
         ours = "the private key" if key.label == certificate.label else key.label
         raise ConfigurationError(
             f"{ours} is not the key of the first certificate of {certificate.label}"
         )
-    try:
-        facts = certificate_facts(leaf)
-    except ValueError as error:
-        raise ConfigurationError(f"{certificate.label}: the certificate is malformed") from error
     return Identity(leaf, tuple(chain), private, certificate.label, facts)
 
 
@@ -283,14 +297,18 @@ def describe_names(facts: CertificateFacts, limit: int = 5) -> str:
 
 
 def describe_subject(certificate: x509.Certificate) -> str | None:
-    """Whose certificate it is, for an error text; None if it does not say."""
-    if subject := certificate.subject.rfc4514_string():
-        return printable(subject)
+    """Whose certificate it is, for an error text; None if it does not say. Never raises."""
     try:
+        if subject := certificate.subject.rfc4514_string():
+            return printable(subject)
         names = certificate_facts(certificate).names
-    except ValueError:
+    except Exception:  # it is refused; that nobody can read its names is none of the reasons
         return None
     return printable(names[0]) if names else None
+
+
+def _in_words(error: Exception) -> str:
+    return printable(f"{error}" or type(error).__name__)
 
 
 def printable(text: str) -> str:

@@ -89,6 +89,7 @@ class _Side:
         # Before they are read: what changes meanwhile is another version.
         self._files = FileWatch(watched_paths(settings), settings.reload_interval, clock())
         self._expiry = ExpiryWatch()
+        self._failure: str | None = None  # why the last look at the files was in vain
         self._load()
 
     def reload(self) -> None:
@@ -100,25 +101,40 @@ class _Side:
             ConfigurationError: Something cannot be used; all stays as it was.
         """
         self._files.look()
-        self._load()
+        try:
+            self._load()
+        except Exception as error:
+            # Files can be odd in more ways than anybody thought of, and whoever reloads has
+            # something that works.
+            self._files.forget()
+            if isinstance(error, ConfigurationError):
+                raise
+            kind = type(error).__name__
+            raise ConfigurationError(f"the certificate files cannot be used: {kind}") from error
+        self._failure = None
         self._expiry.reset()
 
     def _refresh(self) -> None:
         now = self._clock()
         if self._files.has_changed(now):
             try:
-                self._load()
+                _Side.reload(self)
             except ConfigurationError as error:
-                message = f"changed certificate files are not used: {error}"
-                event = ChannelEvent(name="reload.failed", message=message, error=error)
-                report(self._on_event, event)
-            else:
-                self._expiry.reset()
+                self._report_failure(error)
         for certificate in self._expiry.find(self._own_certificates(), now):
             days = certificate.expires_in(now) / 86_400
             when = f"expires in {days:.1f} days" if days > 0 else f"expired {-days:.1f} days ago"
             message = f"the own certificate of {_whose(certificate)} {when}"
             report(self._on_event, ChannelEvent(name="certificate.expiring", message=message))
+
+    def _report_failure(self, error: ConfigurationError) -> None:
+        """Tell why changed files are not used; once, though each look tries them again."""
+        if str(error) == self._failure:
+            return
+        self._failure = str(error)
+        message = f"changed certificate files are not used: {error}"
+        event = ChannelEvent(name="reload.failed", message=message, error=error)
+        report(self._on_event, event)
 
     def _policy(self) -> Policy:
         settings = self.settings

@@ -12,14 +12,13 @@ from ..tls_facts import CertificateFacts
 
 __all__ = ["ExpiryWatch", "FileWatch"]
 
-_Version = tuple[int, int, int] | None
+_Version = tuple[int, int, int, int] | None
 
 
 class FileWatch:
     """Tells when one of several files has changed.
 
-    A file that is not there is a version of it, too, and a failed attempt to use a version
-    is not repeated until there is another one.
+    A file that is not there is a version of it, too.
 
     Args:
         paths: The files.
@@ -31,7 +30,7 @@ class FileWatch:
         self._paths = paths
         self._interval = interval
         self._looked_at = now
-        self._versions = [_version(path) for path in paths]
+        self._versions: list[_Version] | None = [_version(path) for path in paths]
 
     def has_changed(self, now: float) -> bool:
         """Whether one has changed since the last look that was long enough ago."""
@@ -48,6 +47,14 @@ class FileWatch:
             return False
         self._versions = versions
         return True
+
+    def forget(self) -> None:
+        """What was there cannot be used: at the next look it counts as changed.
+
+        It may have failed for something that passes and leaves no trace in the files, such as
+        a process without file descriptors.
+        """
+        self._versions = None
 
 
 class ExpiryWatch:
@@ -81,4 +88,5 @@ def _version(path: str) -> _Version:
         found = os.stat(path)
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    # `st_ctime_ns` also changes with the owner and the permissions.
+    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino

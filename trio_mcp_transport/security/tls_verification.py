@@ -144,9 +144,12 @@ class Verification:
         except CertificateError as error:
             self.error = error
         except ValueError as error:
-            self.error = self._refusal("invalid", f"it is malformed ({error})", depth)
+            self.error = self._refusal(
+                "invalid", f"it is malformed ({printable(str(error))})", depth
+            )
         except Exception as error:  # never into OpenSSL; `explain` raises it, chained
-            self.error = self._refusal("invalid", f"checking it failed: {error!r}", depth)
+            reason = f"checking it failed: {printable(repr(error))}"
+            self.error = self._refusal("invalid", reason, depth)
             self.error.__cause__ = error
         return self.error is None
 
@@ -161,7 +164,8 @@ class Verification:
         except CertificateError as error:
             self.error = error
         except Exception as error:  # as above
-            self.error = self._refusal("ocsp", f"checking the staple failed: {error!r}")
+            reason = f"checking the staple failed: {printable(repr(error))}"
+            self.error = self._refusal("ocsp", reason)
             self.error.__cause__ = error
         return self.error is None
 
