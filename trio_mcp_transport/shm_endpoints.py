@@ -53,8 +53,8 @@ class ShmEndpoint(Endpoint, frozen=True):
         max_count: How many of the largest messages fit each direction's memory, of which
             only as much is used as was once on its way at a time; 8 by default. The
             creator's.
-        open_timeout: Seconds that connecting waits for the creator to come, of those of
-            `connect_timeout`.
+        open_timeout: Seconds that connecting waits for the creator to come and to hand
+            memory over, of those of `connect_timeout`.
         directory: Where creator and others meet, which only this user may enter. By default
             ``/run/user/UID/trio-mcp`` where the system has that, else ``/tmp/trio-mcp-UID``.
         max_connections: Connections served at a time, each with memory of its own.

@@ -207,6 +207,25 @@ async def test_a_client_gives_up_when_no_creator_comes(
     (tmp_path / "shm" / "test").unlink(missing_ok=True)
 
 
+@pytest.mark.parametrize("backlog", [0, 128])
+async def test_a_client_gives_up_on_a_creator_that_hands_nothing_over(
+    tmp_path: Path, backlog: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    with false_creator(tmp_path) as server:
+        server.listen(backlog)
+        with socket.socket(socket.AF_UNIX) as early:
+            early.connect(str(tmp_path / "shm" / "test"))  # there is room for one at least
+            begun = trio.current_time()
+            error = await refused(at(tmp_path, open_timeout=7.0))
+            assert "connect to shm://test: its creator has handed nothing over" in str(error)
+            assert "within 7 s" in str(error)
+            assert 7 <= trio.current_time() - begun < 7.1
+        for _ in range(1 if backlog == 0 else 2):
+            accepted, _ = server.accept()
+            with accepted:
+                assert accepted.recv(1) == b""
+
+
 async def test_a_client_does_not_wait_for_what_will_not_pass(tmp_path: Path) -> None:
     (tmp_path / "shm").write_text("no directory")
     with trio.fail_after(4):

@@ -42,7 +42,7 @@ _NOT_YET = frozenset({errno.ENOENT, errno.ECONNREFUSED})
 async def connect(
     nursery: trio.Nursery, endpoint: ShmEndpoint, on_event: EventHandler | None
 ) -> MessageChannel:
-    """Connect to a creator, waiting up to `open_timeout` for it to come.
+    """Connect to a creator, waiting up to `open_timeout` for it and for what it hands over.
 
     If cancelled, nothing is left behind.
 
@@ -80,34 +80,48 @@ async def open_stream(
     check_platform()
     path = os.path.join(_directory(endpoint), endpoint.name)
     place = UnixEndpoint(path=path, check_peer=True)
-    sock = await _wait_for_creator(endpoint, place)
+    deadline = trio.current_time() + endpoint.open_timeout
+    sock = await _wait_for_creator(endpoint, place, deadline)
     try:
         context = unix.make_context(sock, place, local_address=None, peer_address=endpoint.name)
-        while (taken := take_over(sock)) is None:
-            await trio.lowlevel.wait_readable(sock)
+        with trio.move_on_at(deadline):
+            while (taken := take_over(sock)) is None:
+                await trio.lowlevel.wait_readable(sock)
+            return *taken, context
+        raise ConnectFailed(_handed_nothing(endpoint))
     except OSError as error:
         sock.close()
         raise connect_failed(f"cannot connect to {endpoint.label}", error) from error
     except BaseException:
         sock.close()
         raise
-    return *taken, context
 
 
-async def _wait_for_creator(endpoint: ShmEndpoint, place: UnixEndpoint) -> socket.socket:
-    deadline = trio.current_time() + endpoint.open_timeout
-    while True:
-        try:
-            return await unix.open_socket(place)
-        except ConnectFailed as error:
-            if error.errno not in _NOT_YET:
-                raise _about(endpoint, "connect to", error) from error
-            if trio.current_time() >= deadline:
-                raise ConnectFailed(
-                    f"cannot connect to {endpoint.label}: nobody has created it"
-                    f" within {endpoint.open_timeout:g} s"
-                ) from error
-        await trio.sleep(_RETRY_SECONDS)
+async def _wait_for_creator(
+    endpoint: ShmEndpoint, place: UnixEndpoint, deadline: float
+) -> socket.socket:
+    absent: ConnectFailed | None = None
+    with trio.move_on_at(deadline):
+        while True:
+            try:
+                return await unix.open_socket(place)
+            except ConnectFailed as error:
+                if error.errno not in _NOT_YET:
+                    raise _about(endpoint, "connect to", error) from error
+                absent = error
+            await trio.sleep(_RETRY_SECONDS)
+    # Without an error it has waited for a place in the creator's backlog.
+    why = _handed_nothing(endpoint)
+    if absent is not None:
+        why = f"nobody has created it within {endpoint.open_timeout:g} s"
+    raise ConnectFailed(f"cannot connect to {endpoint.label}: {why}") from absent
+
+
+def _handed_nothing(endpoint: ShmEndpoint) -> str:
+    return (
+        f"its creator has handed nothing over within {endpoint.open_timeout:g} s;"
+        " it hangs, or serves as many as it may"
+    )
 
 
 async def listen(endpoint: ShmEndpoint, on_event: EventHandler | None) -> MessageListener:
