@@ -16,6 +16,8 @@ Theory of operation:
   that it handed over, and O_NONBLOCK is a flag of that.
 * Words are lost only with the connection: one that does not fit the socket is not counted as
   sent, and is made anew, with the latest position, when there is room.
+* What was told and what is counted change together, so every public method keeps Control-C
+  to checkpoints.
 """
 
 from __future__ import annotations
@@ -110,6 +112,7 @@ class SharedMemoryStream(trio.abc.HalfCloseableStream):
 
     # -- receiving ----------------------------------------------------------------------
 
+    @trio.lowlevel.enable_ki_protection
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Read what is there, waiting for the first byte; ``b""`` is the end.
 
@@ -145,6 +148,7 @@ class SharedMemoryStream(trio.abc.HalfCloseableStream):
         finally:
             self._receiving = False
 
+    @trio.lowlevel.enable_ki_protection
     def receive_nowait(self, max_bytes: int | None = None) -> bytes | None:
         """Read what is there, without waiting; no checkpoint.
 
@@ -239,6 +243,7 @@ class SharedMemoryStream(trio.abc.HalfCloseableStream):
 
     # -- sending ------------------------------------------------------------------------
 
+    @trio.lowlevel.enable_ki_protection
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Write everything. If cancelled, an unknown part of it was written.
 
@@ -269,6 +274,7 @@ class SharedMemoryStream(trio.abc.HalfCloseableStream):
             self._sending = False
             del data  # or whoever keeps the exception keeps it
 
+    @trio.lowlevel.enable_ki_protection
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until at least some bytes can be written.
 
@@ -289,6 +295,7 @@ class SharedMemoryStream(trio.abc.HalfCloseableStream):
         finally:
             self._sending = False
 
+    @trio.lowlevel.enable_ki_protection
     def send_nowait(self, data: bytes | bytearray | memoryview) -> int:
         """Write what fits now, without waiting; no checkpoint.
 
@@ -357,6 +364,7 @@ class SharedMemoryStream(trio.abc.HalfCloseableStream):
             if len(words) < _LANE_BYTES:
                 return
 
+    @trio.lowlevel.enable_ki_protection
     async def send_eof(self) -> None:
         """Half-close: the peer reads the end, and can still send. Idempotent.
 
@@ -400,6 +408,7 @@ class SharedMemoryStream(trio.abc.HalfCloseableStream):
 
     # -- the end ------------------------------------------------------------------------
 
+    @trio.lowlevel.enable_ki_protection
     def close(self) -> None:
         """Close at once; tasks that wait here get `ClosedResourceError`. Idempotent.
 
@@ -411,6 +420,7 @@ class SharedMemoryStream(trio.abc.HalfCloseableStream):
             self._out.close()
             self._in.close()
 
+    @trio.lowlevel.enable_ki_protection
     async def aclose(self) -> None:
         """End the stream and close it, then checkpoint. Idempotent.
 
