@@ -167,6 +167,7 @@ def test_what_lies_over_another_transport_is_held_against_that_and_shown_beside_
 def test_who_is_not_installed_does_not_take_part(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "trio_websocket", None)
     monkeypatch.setitem(sys.modules, "websockets", None)
+    monkeypatch.setitem(sys.modules, "websockets.trio", None)
     assert not takes_part("trio-websocket")
     assert not takes_part("websockets.trio")
     assert takes_part("ours")

@@ -210,10 +210,12 @@ def test_a_bomb_of_256_megabytes_never_takes_more_than_a_few(algorithm: Algorith
 
 @pytest.mark.skipif("zstd" not in AVAILABLE, reason="zstandard is not installed")
 def test_a_zstd_frame_that_wants_a_huge_window_is_refused() -> None:
-    # Magic number, no single segment, window of 2 GiB (RFC 8878, section 3.1.1.1.2).
-    head = b"\x28\xb5\x2f\xfd" + bytes([0x00, 21 << 3])
+    # Magic number, no single segment, and the window: 8 MiB, or the next one that can be
+    # written (RFC 8878, section 3.1.1.1.2).
+    head, end = b"\x28\xb5\x2f\xfd\x00", b"\x01\x00\x00"
+    assert take(make_decompressor("zstd"), head + bytes([13 << 3]) + end) == b""
     with pytest.raises(RemoteProtocolError, match="zstd"):
-        take(make_decompressor("zstd"), head + b"\x01\x00\x00")
+        take(make_decompressor("zstd"), head + bytes([13 << 3 | 1]) + end)
 
 
 @pytest.mark.skipif("zstd" not in AVAILABLE, reason="zstandard is not installed")

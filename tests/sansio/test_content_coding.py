@@ -90,7 +90,7 @@ def test_a_body_comes_back_as_it_was(algorithm: Algorithm) -> None:
 
 
 def test_a_body_that_is_not_worth_it_is_left_alone() -> None:
-    for body in (TEXT[:100], b"\0" * 100_000):
+    for body in (TEXT[:100], b"\0" * 1_000_000):
         counted = statistics()
         bounds = CompressionSettings(algorithms=("gzip",), max_ratio=200)
         assert encode_body(bounds, body, {"gzip"}, counted) == (body, None)
@@ -121,7 +121,7 @@ def test_a_body_that_was_cut_off_is_refused(algorithm: Algorithm) -> None:
 @pytest.mark.parametrize("algorithm", available_algorithms())
 def test_each_event_of_a_stream_can_be_read_when_it_is_there(algorithm: Algorithm) -> None:
     counted = statistics()
-    encoder = BodyEncoder(algorithm, 6, counted)
+    encoder = BodyEncoder(algorithm, SETTINGS, counted)
     assert encoder.coding == coding_of(algorithm)
     decoder = BodyDecoder(algorithm, SETTINGS)
     for _ in range(3):
@@ -134,3 +134,18 @@ def test_each_event_of_a_stream_can_be_read_when_it_is_there(algorithm: Algorith
     assert decoder.decode(encoder.finish()) == b""
     decoder.finish()
     assert counted.pieces == 3
+
+
+@pytest.mark.parametrize("algorithm", available_algorithms())
+def test_a_stream_that_says_nothing_is_not_taken_for_an_attack_by_our_own_reader(
+    algorithm: Algorithm,
+) -> None:
+    encoder = BodyEncoder(algorithm, SETTINGS, statistics())
+    decoder = BodyDecoder(algorithm, SETTINGS)
+    blanks = b" " * 1_000_000
+    size = 0
+    for _ in range(4):
+        size += len(decoder.decode(encoder.encode(blanks)))
+        while not decoder.needs_input:
+            size += len(decoder.decode(b""))
+    assert size == 4 * len(blanks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import random
 import sys
 
@@ -37,7 +38,9 @@ def test_what_is_not_worth_it_travels_as_it_is() -> None:
     for data in (b"small", NOISE):
         message = compressor.compress(data)
         assert message == CompressedMessage(data, None)
-        assert compressor.decompress(message, 10) == data
+        assert compressor.decompress(message, len(data)) == data
+        with pytest.raises(RemoteProtocolError, match="more than 4 bytes"):
+            compressor.decompress(message, 4)
     assert compressor.compress(TEXT, accepted=()).encoding is None
     assert compressor.statistics().pieces_left == 3
 
@@ -47,9 +50,17 @@ def test_what_grows_travels_as_it_is() -> None:
     assert compressor.compress(b"aaaaaaaaaaaaaaaa").encoding is None
 
 
+@pytest.mark.parametrize("algorithm", available_algorithms())
+def test_what_says_nothing_comes_back_as_well(algorithm: Algorithm) -> None:
+    compressor = MessageCompressor(CompressionSettings(algorithms=(algorithm,)))
+    for size in (100_000, 4_000_000):
+        blanks = b" " * size
+        assert compressor.decompress(compressor.compress(blanks), size) == blanks
+
+
 def test_a_message_that_is_too_large_is_refused_on_the_way() -> None:
     compressor = MessageCompressor(CompressionSettings(algorithms=("gzip",)))
-    message = compressor.compress(bytes(10_000_000))
+    message = CompressedMessage(gzip.compress(bytes(10_000_000)), "gzip")
     with pytest.raises(RemoteProtocolError, match="more than 1000 bytes"):
         compressor.decompress(message, 1000)
 

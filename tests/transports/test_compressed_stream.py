@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -9,6 +10,7 @@ import trio
 from trio.testing import (
     MemoryReceiveStream,
     MemorySendStream,
+    assert_checkpoints,
     check_half_closeable_stream,
     check_two_way_stream,
     memory_stream_pair,
@@ -24,6 +26,7 @@ from trio_mcp_transport.errors import (
 from trio_mcp_transport.sansio.compressed_records import hello
 from trio_mcp_transport.sansio.compression import available_algorithms
 from trio_mcp_transport.transports.compressed_stream import CompressedStream
+from trio_mcp_transport.transports.socket_stream import SocketStream
 
 pytestmark = pytest.mark.channel
 
@@ -119,6 +122,25 @@ async def test_both_directions_are_compressed_once_each_knows_the_other() -> Non
     assert server.compression_statistics()[0].ratio > 10
 
 
+async def test_a_server_that_only_listens_says_what_it_takes_as_well() -> None:
+    one, other = socket.socketpair()
+    client = CompressedStream(SocketStream(one), GZIP, accepted=False)
+    server = CompressedStream(SocketStream(other), GZIP, accepted=True)
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            client.say_hello()
+            await client.send_all(b"x")
+            assert await server.receive_some() == b"x"
+            nursery.start_soon(client.receive_some)
+            await wait_all_tasks_blocked()
+            await client.send_all(TEXT)
+            assert await read_exactly(server, len(TEXT)) == TEXT
+            assert client.compression_statistics()[0].pieces == 1
+            nursery.cancel_scope.cancel()
+    await client.aclose()
+    await server.aclose()
+
+
 async def test_the_client_waits_for_nobody() -> None:
     client, _ = pair()
     await client.send_all(b"at once")
@@ -139,10 +161,10 @@ async def test_a_server_without_compression_is_an_error_that_says_so() -> None:
     await plain.send_all(b"{}\n")
     with pytest.raises(trio.BrokenResourceError, match="does not speak this compression"):
         await client.receive_some()
-    with pytest.raises(trio.BrokenResourceError, match="is broken"):
-        await client.send_all(b"x")
-    with pytest.raises(trio.BrokenResourceError, match="is broken"):
-        await client.receive_some()
+    for call in (client.send_all(b"x"), client.receive_some()):
+        with pytest.raises(trio.BrokenResourceError, match=r"is broken: .* compression") as caught:
+            await call
+        assert isinstance(caught.value.__cause__, RemoteProtocolError)
 
 
 async def test_sides_that_have_nothing_in_common_speak_plainly() -> None:
@@ -229,6 +251,8 @@ async def test_the_end_is_the_end_again_and_again() -> None:
     await client.send_all(b"x")
     await client.send_eof()
     assert [await server.receive_some() for _ in range(3)] == [b"x", b"", b""]
+    with assert_checkpoints():
+        await server.receive_some()
 
 
 async def test_what_is_read_in_small_parts_loses_nothing() -> None:
@@ -272,9 +296,21 @@ async def test_a_write_that_is_cancelled_breaks_the_stream() -> None:
             nursery.start_soon(client.send_all, TEXT)
             await wait_all_tasks_blocked()
             scope.cancel()
-    with pytest.raises(trio.BrokenResourceError, match="is broken"):
+    one.send_stream.send_all_hook = None
+    with trio.fail_after(5), pytest.raises(trio.BrokenResourceError, match="was cancelled"):
         await client.send_all(b"x")
     await trio.aclose_forcefully(other)
+
+
+async def test_a_write_that_fails_breaks_the_stream() -> None:
+    one, other = raw_pair()
+    client = CompressedStream(one, GZIP, accepted=False)
+    other.close()
+    with pytest.raises(trio.BrokenResourceError):
+        await client.send_all(TEXT)
+    one.send_stream = memory_stream_pair()[0].send_stream  # it would take everything
+    with trio.fail_after(5), pytest.raises(trio.BrokenResourceError, match="is broken: "):
+        await client.send_all(TEXT)
 
 
 @pytest.mark.parametrize("call", ["send", "receive"])

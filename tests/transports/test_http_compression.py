@@ -219,7 +219,7 @@ async def test_others_get_their_turn_while_a_body_is_decompressed() -> None:
         nursery.start_soon(take_turns)
         assert await request.read_body(1000) == b""
         nursery.cancel_scope.cancel()
-    assert turns >= len(body) // 8192
+    assert turns >= len(body) // 8192 - 1
 
 
 class BodyOnly(HttpRequestStream):

@@ -65,6 +65,7 @@ class RecordWriter:
         self.accepted: tuple[str, ...] = ()
         self.counter = CompressionCounter(clock)
         self._settings = settings
+        self._guard = RatioGuard(settings)
         self._compressors: dict[Algorithm, Compressor] = {}
 
     def write(self, data: bytes | bytearray | memoryview) -> bytes:
@@ -79,8 +80,9 @@ class RecordWriter:
 
     def _record(self, part: memoryview, choice: Choice | None) -> bytes:
         self.counter.start()
-        if choice is not None and self._would_look_like_an_attack(len(part)):
-            choice = None
+        counted = self.counter
+        if self._guard.may_refuse(counted.bytes_after, counted.bytes_before + len(part)):
+            choice = None  # a plain record now and then keeps the measure
         if choice is None:
             kind, body = _PLAIN, bytes(part)
         else:
@@ -92,18 +94,6 @@ class RecordWriter:
             body = compressor.compress(bytes(part)) + compressor.flush()
         self.counter.done(len(part), _RECORD_HEAD + len(body), compressed=choice is not None)
         return bytes([kind]) + len(body).to_bytes(4, "big") + body
-
-    def _would_look_like_an_attack(self, size: int) -> bool:
-        """Whether the peer's `RatioGuard` might refuse one more record that says nothing.
-
-        A plain one between them now and then keeps the measure.
-        """
-        done, settings = self.counter, self._settings
-        before = done.bytes_before + size
-        return (
-            before > settings.max_free_bytes / 2
-            and before > settings.max_ratio / 2 * done.bytes_after
-        )
 
 
 class RecordReader:

@@ -136,6 +136,14 @@ class RatioGuard:
     def __init__(self, settings: CompressionSettings) -> None:
         self._settings = settings
 
+    def may_refuse(self, bytes_in: int, bytes_out: int) -> bool:
+        """Whether a peer with the same bounds might soon: what a sender has to avoid."""
+        settings = self._settings
+        return (
+            bytes_out > settings.max_free_bytes / 2
+            and bytes_out > settings.max_ratio / 2 * bytes_in
+        )
+
     def check(self, bytes_in: int, bytes_out: int) -> None:
         """Look at what has gone in and come out so far.
 

@@ -7,13 +7,13 @@ anybody looks at a body, and its limits are those of what comes out.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Collection, Iterator, Mapping
 
 from ..compression_settings import Algorithm, CompressionSettings
 from ..errors import RemoteProtocolError
 from .compression import Compressor, available_algorithms, make_compressor, make_decompressor
 from .compression_choice import CompressionCounter, RatioGuard, choose
+from .remembering import remember_short
 
 __all__ = [
     "BodyDecoder",
@@ -38,6 +38,8 @@ _ALGORITHMS: Mapping[str, Algorithm] = {name: key for key, name in _CODINGS.item
 #: are a block or a member of their own, a step of it takes a few milliseconds.
 _STEP_BYTES_IN = 8 * 1024
 _STEP_BYTES_OUT = 64 * 1024
+#: What is flushed at a time of what would be compressed too well.
+_STEP_BYTES_SPARSE = 256
 
 
 def coding_of(algorithm: Algorithm) -> str:
@@ -51,7 +53,7 @@ def accept_encoding(settings: CompressionSettings) -> str:
     return ", ".join(_CODINGS[name] for name in usable) or "identity"
 
 
-@functools.lru_cache(maxsize=256)
+@remember_short
 def read_accept_encoding(value: str | None) -> frozenset[Algorithm]:
     """The algorithms that an ``Accept-Encoding`` takes.
 
@@ -125,8 +127,7 @@ def encode_body(
     if choice is not None:
         engine = make_compressor(choice.algorithm, choice.level)
         coded = engine.compress(body) + engine.finish()
-        # What is nearly all blanks would look like an attack to the other side.
-        if len(coded) < len(body) < settings.max_ratio / 2 * len(coded):
+        if len(coded) < len(body) and not RatioGuard(settings).may_refuse(len(coded), len(body)):
             counter.done(len(body), len(coded), compressed=True)
             return coded, _CODINGS[choice.algorithm]
     counter.done(len(body), len(body), compressed=False)
@@ -140,20 +141,44 @@ class BodyEncoder:
 
     Args:
         algorithm: With which.
-        level: How hard, 0 to 11.
+        settings: How hard, and the bounds that the other side may have.
         counter: Counts it.
     """
 
-    def __init__(self, algorithm: Algorithm, level: int, counter: CompressionCounter) -> None:
+    def __init__(
+        self, algorithm: Algorithm, settings: CompressionSettings, counter: CompressionCounter
+    ) -> None:
         self.coding = _CODINGS[algorithm]
-        self._engine: Compressor = make_compressor(algorithm, level)
+        self._engine: Compressor = make_compressor(algorithm, settings.level)
+        self._guard = RatioGuard(settings)
         self._counter = counter
+        self._before = self._after = 0
 
     def encode(self, data: bytes) -> bytes:
         """Code one piece."""
         self._counter.start()
-        coded = self._engine.compress(data) + self._engine.flush()
+        parts = [
+            self._encode(data[start : start + _STEP_BYTES_OUT])
+            for start in range(0, len(data), _STEP_BYTES_OUT)
+        ]
+        coded = b"".join(parts)
         self._counter.done(len(data), len(coded), compressed=True)
+        return coded
+
+    def _encode(self, data: bytes) -> bytes:
+        self._before += len(data)
+        # What is nearly all blanks would look like an attack to the other side. A flush costs
+        # a few bytes, so that many of them keep the measure.
+        step = len(data)
+        if self._guard.may_refuse(self._after, self._before):
+            step = _STEP_BYTES_SPARSE
+        engine = self._engine
+        parts = [
+            engine.compress(data[start : start + step]) + engine.flush()
+            for start in range(0, len(data), step)
+        ]
+        coded = b"".join(parts)
+        self._after += len(coded)
         return coded
 
     def finish(self) -> bytes:

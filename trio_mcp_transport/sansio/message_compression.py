@@ -19,7 +19,7 @@ from ..compression_settings import (
 )
 from ..errors import RemoteProtocolError
 from .compression import installed, make_compressor
-from .compression_choice import CompressionCounter, choose
+from .compression_choice import CompressionCounter, RatioGuard, choose
 from .content_coding import decode_body
 
 __all__ = ["CompressedMessage", "Encoding", "MessageCompressor"]
@@ -65,6 +65,7 @@ class MessageCompressor:
     ) -> None:
         self._settings = settings
         self._lz4_block = lz4_block
+        self._guard = RatioGuard(settings)
         self._counter = CompressionCounter(clock)
 
     def statistics(self) -> CompressionStatistics:
@@ -89,7 +90,7 @@ class MessageCompressor:
             else:
                 engine = make_compressor(choice.algorithm, choice.level)
                 coded = engine.compress(data) + engine.finish()
-            if len(coded) < len(data):
+            if len(coded) < len(data) and not self._guard.may_refuse(len(coded), len(data)):
                 self._counter.done(len(data), len(coded), compressed=True)
                 return CompressedMessage(coded, encoding)
         self._counter.done(len(data), len(data), compressed=False)
@@ -106,6 +107,8 @@ class MessageCompressor:
             RemoteProtocolError: It is malformed, cut off or too large.
         """
         if message.encoding is None:
+            if len(message.data) > max_bytes:
+                raise RemoteProtocolError(f"a message of more than {max_bytes} bytes", status=413)
             return message.data
         if message.encoding == "lz4-block":
             return _decompress_block(message.data, max_bytes)

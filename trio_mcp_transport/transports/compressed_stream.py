@@ -6,10 +6,10 @@ the wire.
 
 Theory of operation. The side that connected says hello at once and never waits for an answer.
 The side that was connected to says nothing until the peer's first byte has shown whether it
-speaks compression at all; whoever wants to send before that reads it, unless somebody is
-reading already. What was read stays in the reader, so that a cancelled read loses nothing; a
-cancelled write leaves half a record, so the stream is broken then. Ctrl+C is raised where
-something is waited for, and nowhere else.
+speaks compression at all, and then says hello as well; whoever wants to send before that reads
+it, unless somebody is reading already. What was read stays in the reader, so that a cancelled
+read loses nothing; a cancelled write leaves half a record, so the stream is broken then.
+Ctrl+C is raised where something is waited for, and nowhere else.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class CompressedStream(trio.abc.HalfCloseableStream):
         self._heard: trio.Event | None = None  # set when the task that reads has read
         self._eof = False
         self._surplus = b""
-        self._broken = False
+        self._cause: BaseException | None = None  # why it is broken
         self._closed = False
 
     def __repr__(self) -> str:
@@ -133,7 +133,7 @@ class CompressedStream(trio.abc.HalfCloseableStream):
         self._is_receiving = True
         try:
             self._surplus = self._surplus or self._read()
-            if self._surplus:
+            if self._surplus or self._eof:
                 await trio.lowlevel.checkpoint()
             while not self._surplus and not self._eof:
                 await self._listen()
@@ -152,11 +152,19 @@ class CompressedStream(trio.abc.HalfCloseableStream):
             if not data and self._eof and not reader.is_between_records:
                 raise RemoteProtocolError("the stream ended in the middle of a record")
         except RemoteProtocolError as error:
-            self._broken = True
+            self._cause = error
             raise trio.BrokenResourceError(str(error)) from error
-        if reader.peer_accepts is not None and not self._writer.accepted:
-            self._writer.accepted = reader.peer_accepts
+        self._note_agreement()
         return data
+
+    def _note_agreement(self) -> None:
+        """Once it is known how the peer speaks: begin too, and compress what it takes."""
+        accepted = self._reader.peer_accepts
+        if accepted is not None and not self._writer.accepted:
+            self._writer.accepted = accepted
+        if accepted is not None and self._hello is None:
+            self._hello = hello(self._settings.algorithms)
+            self.say_hello()
 
     async def _listen(self) -> None:
         """Read once; whoever comes meanwhile waits for that instead."""
@@ -206,7 +214,7 @@ class CompressedStream(trio.abc.HalfCloseableStream):
         cannot write without waiting says hello with the first data.
         """
         stream = self.transport_stream
-        if self._hello and isinstance(stream, SupportsSendNowait):
+        if self._hello and not self._is_sending and isinstance(stream, SupportsSendNowait):
             with suppress(trio.BrokenResourceError):  # whoever reads or writes is told
                 self._hello = self._hello[stream.send_nowait(self._hello) :]
 
@@ -215,8 +223,8 @@ class CompressedStream(trio.abc.HalfCloseableStream):
             await self.transport_stream.send_all(wire)
         except trio.ClosedResourceError:  # nothing was written after the end
             raise
-        except BaseException:
-            self._broken = True  # half a record may have been written
+        except BaseException as error:
+            self._cause = error  # half a record may have been written
             raise
 
     def _greeting(self) -> bytes:
@@ -232,7 +240,7 @@ class CompressedStream(trio.abc.HalfCloseableStream):
                 if self._reader.agree():
                     return
             except RemoteProtocolError as error:
-                self._broken = True
+                self._cause = error
                 raise trio.BrokenResourceError(str(error)) from error
             if self._eof:
                 raise trio.BrokenResourceError("the peer said nothing and is gone")
@@ -272,8 +280,13 @@ class CompressedStream(trio.abc.HalfCloseableStream):
     def _check_sound(self) -> None:
         if self._closed:
             raise trio.ClosedResourceError("this side closed the stream")
-        if self._broken:
-            raise trio.BrokenResourceError("the stream is broken")
+        if self._cause is None:
+            return
+        if isinstance(self._cause, Exception):
+            text = f"the stream is broken: {self._cause}"
+            raise trio.BrokenResourceError(text) from self._cause
+        # Not its cause: whoever keeps a `Cancelled` keeps what it was raised through.
+        raise trio.BrokenResourceError("the stream is broken: a call was cancelled")
 
     # -- closing ------------------------------------------------------------------------
 

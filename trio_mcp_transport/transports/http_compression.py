@@ -137,7 +137,7 @@ class CodedRequest(DecoratedStream):
             super().write(*events)
             return
         # Each event is flushed, and the later ones gain from those before: so also small ones.
-        self._encoder = BodyEncoder(usable[0], settings.level, self._coding.sent)
+        self._encoder = BodyEncoder(usable[0], settings, self._coding.sent)
         super().write(_coded_head(head, self._encoder.coding), *self._encoded(events[1:]))
 
     def _encoded(self, events: tuple[ResponseEvent, ...]) -> tuple[ResponseEvent, ...]:

@@ -6,9 +6,9 @@ understood, and what cannot be read counts as not being there.
 
 from __future__ import annotations
 
-import functools
-
 import msgspec
+
+from ..remembering import remember_short
 
 __all__ = ["Accepted", "is_json", "read_accept"]
 
@@ -20,7 +20,7 @@ class Accepted(msgspec.Struct, frozen=True):
     sse: bool
 
 
-@functools.lru_cache(maxsize=256)
+@remember_short
 def read_accept(value: str | None) -> Accepted:
     """Read an ``Accept`` header field; None is an absent one, which takes anything.
 
@@ -48,7 +48,7 @@ def read_accept(value: str | None) -> Accepted:
     return Accepted(json=json[1], sse=sse[1])
 
 
-@functools.lru_cache(maxsize=256)
+@remember_short
 def is_json(content_type: str | None) -> bool:
     """Whether a ``Content-Type`` says ``application/json``, in UTF-8 or silent about it."""
     if content_type is None:
