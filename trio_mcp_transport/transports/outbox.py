@@ -178,6 +178,8 @@ class Outbox:
             trio.ClosedResourceError: It was closed before.
         """
         if self._closed is not None:
+            # What cancelled the writer may have cancelled this task, too.
+            await trio.lowlevel.checkpoint_if_cancelled()
             raise self._closed()
         if self.is_idle:
             await trio.lowlevel.checkpoint()

@@ -261,9 +261,9 @@ class StreamChannel(MessageChannel):
             LocalProtocolError: A payload has line feeds, is no JSON, and the framing is
                 newline, so it cannot be sent.
         """
+        await trio.lowlevel.checkpoint_if_cancelled()
         self._check_may_send()
         data = self._machine.framer.send_many(payloads)
-        await trio.lowlevel.checkpoint_if_cancelled()
         await self._queue(data, len(payloads))
 
     async def flush(self) -> None:
@@ -272,6 +272,7 @@ class StreamChannel(MessageChannel):
 
     async def send_eof(self) -> None:
         """Flush, then end the sending half. See `MessageChannel.send_eof`."""
+        await trio.lowlevel.checkpoint_if_cancelled()
         self._state.check_open()
         stream = half_closeable(self._stream)
         if stream is None:
@@ -385,6 +386,10 @@ class StreamChannel(MessageChannel):
             self._state.check_open()
             await trio.lowlevel.checkpoint()
             raise trio.EndOfChannel
+        except (ChannelBroken, trio.ClosedResourceError):
+            # If this task was cancelled, as that which writes may have been, that comes first.
+            await trio.lowlevel.checkpoint_if_cancelled()  # noqa: ASYNC120
+            raise
         finally:
             self._receiver_busy = False
 

@@ -259,6 +259,7 @@ class WebSocketChannel(MessageChannel):
 
     async def flush(self) -> None:
         """Wait until the operating system took everything that was queued."""
+        await trio.lowlevel.checkpoint_if_cancelled()
         if self._state.is_final:
             self._state.check_open()
         await self._outbox.flush()
@@ -331,6 +332,10 @@ class WebSocketChannel(MessageChannel):
                 messages = self._inbox.take(max_messages)
         except trio.EndOfChannel:
             await trio.lowlevel.cancel_shielded_checkpoint()
+            raise
+        except (ChannelBroken, trio.ClosedResourceError):
+            # If this task was cancelled, as that which reads may have been, that comes first.
+            await trio.lowlevel.checkpoint_if_cancelled()  # noqa: ASYNC120
             raise
         finally:
             self._receiver_busy = False
