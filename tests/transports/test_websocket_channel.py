@@ -427,6 +427,7 @@ async def test_the_first_message_ends_the_wait_for_it(autojump_clock: MockClock)
     ):
         await peer.say(REQUEST)
         await trio.sleep(100)
+        assert channel.is_connected
         assert await channel.receive() == REQUEST
 
 
