@@ -82,11 +82,13 @@ WRITTEN: list[tuple[str | Mapping[str, object], Endpoint, str]] = [
         "tls://h:1?cert_file=/c&sni_certificates=/a,/b:/k",
     ),
     (
-        {"url": "tls://h:1", "pins": ["sha256/" + "A" * 43 + "="], "ct_min_logs": 3},
+        {"url": "tls://h:1", "pins": ["sha256/" + "A" * 43 + "="], "pin_scope": "chain"},
         TlsEndpoint(
-            host="h", port=1, tls=TlsSettings(pins=("sha256/" + "A" * 43 + "=",), ct_min_logs=3)
+            host="h",
+            port=1,
+            tls=TlsSettings(pins=("sha256/" + "A" * 43 + "=",), pin_scope="chain"),
         ),
-        "tls://h:1?pins=sha256/" + "A" * 43 + "%3D&ct_min_logs=3",
+        "tls://h:1?pins=sha256/" + "A" * 43 + "%3D&pin_scope=chain",
     ),
     (
         "https://0.0.0.0/mcp?cert=/c.pem&client_ca=/ca.pem",
@@ -134,6 +136,12 @@ def test_what_is_written_is_what_is_meant(
         ("tls://h:1?cert_file=/a&cert=/b", "cert_file is given twice"),
         ("tls://h:1?min_tls=1.1", "min_tls must be one of 1.2, 1.3, not '1.1'"),
         ("tls://h:1?pins=sha256:00", "pins: "),
+        ("tls://h:1?pins=", "pins is empty: leave it out, or say at least one"),
+        ("wss://h/mcp?pins=%20,", "pins is empty"),
+        ({"url": "https://h/mcp", "pins": ""}, "pins is empty"),
+        ("tls://h:1?alpn=", "alpn is empty"),
+        ("tls://h:1?sni_certificates=,", "sni_certificates is empty"),
+        ("https://h/mcp?allowed_hosts=", "allowed_hosts is empty"),
         ("tls://h:1?tls_handshake_timeout=-1", "tls_handshake_timeout must be seconds"),
         ("tls://h:1?unheard=1", "unknown option 'unheard' of a tls endpoint (known: host, port"),
         ("tls://h:1?tls=1", "unknown option 'tls'"),

@@ -61,6 +61,11 @@ def make(**options: object) -> TlsSettings:
         ({"alpn": ("x" * 256,)}, "^alpn: "),
         ({"alpn": tuple(f"{n:0255}" for n in range(257))}, "^alpn: too many"),
         ({"pins": ("sha256/short",)}, "^pins: .*short.* is no pin"),
+        ({"pin_mode": "report"}, "^pin_mode has no effect without pins"),
+        ({"pin_scope": "chain"}, "^pin_scope has no effect without pins"),
+        ({"ct_min_logs": 3}, "^ct_min_logs has no effect without ct="),
+        ({"ct_min_operators": 1}, "^ct_min_operators has no effect without ct="),
+        ({"ocsp": "off", "ocsp_skew": 1.0}, "^ocsp_skew has no effect with ocsp=off"),
         ({"ct": "require"}, "^ct=require needs ct_log_file"),
         ({"ct_log_file": "logs.json"}, "^ct_log_file has no effect"),
         (
@@ -108,6 +113,23 @@ def test_a_server_refuses_what_only_a_client_can_use(options: dict[str, object])
 def test_a_client_refuses_what_only_a_server_can_use(options: dict[str, object]) -> None:
     with pytest.raises(ConfigurationError, match=f"^{next(iter(options))} is for listening"):
         make(**SERVER, **options).check_side("client")
+
+
+@pytest.mark.parametrize("options", [{}, {"pins": (PIN,), "pin_mode": "report"}])
+def test_a_client_that_accepts_any_name_must_say_whom_it_trusts(
+    options: dict[str, object],
+) -> None:
+    with pytest.raises(ConfigurationError, match=r"^verify_hostname=false needs ca_file"):
+        make(**options, verify_hostname=False).check_side("client")
+
+
+@pytest.mark.parametrize(
+    "options", [{"ca_file": "x"}, {"ca_path": "x"}, {"ca_pem": "x"}, {"pins": (PIN,)}]
+)
+def test_a_client_that_says_whom_it_trusts_may_accept_any_name(
+    options: dict[str, object],
+) -> None:
+    make(**options, verify_hostname=False).check_side("client")
 
 
 @pytest.mark.parametrize("name", ["key_file", "key_pem", "key_password"])
@@ -202,6 +224,10 @@ def facts(**changes: object) -> CertificateFacts:
         ({"dns_names": ("c.example",), "emails": ("a@example.com",)}, "cert:dns:c.example"),
         ({"uris": ("https://a/b",), "dns_names": ("c.example",)}, "cert:uri:https://a/b"),
         ({"uris": ("https://a/b", "spiffe://a/b")}, "cert:uri:spiffe://a/b"),
+        ({"dns_names": ("ADMIN.Example.",)}, "cert:dns:admin.example"),
+        ({"uris": ("",), "dns_names": ("", "."), "common_name": "x"}, "cert:cn:x"),
+        ({"uris": ("", "urn:a"), "emails": ("",)}, "cert:uri:urn:a"),
+        ({"common_name": ""}, None),
     ],
 )
 def test_the_principal_is_the_most_specific_name(

@@ -157,6 +157,10 @@ def read_value(name: str, text: str, declared: Type) -> object:
         return text
     if isinstance(plain, VarTupleType) and isinstance(plain.item_type, StrType | LiteralType):
         items = [item for part in text.split(",") if (item := part.strip())]
+        if not items:
+            # Often a variable that is not set: to go on as if nothing was demanded would be
+            # to let in everybody where the list says whom to let in.
+            raise ConfigurationError(f"{name} is empty: leave it out, or say at least one")
         return [read_value(name, item, plain.item_type) for item in items]
     raise ConfigurationError(f"{name} cannot be written as text")
 

@@ -95,7 +95,8 @@ class TlsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
         server_name: Client: the name or address that the certificate must be for; None for
             the host that was connected to.
-        verify_hostname: Client: false accepts a trusted certificate for any name.
+        verify_hostname: Client: false accepts a trusted certificate for any name, and needs
+            to be told whom to trust, by authorities or by pins.
         ocsp: Client: whether the server shall staple proof that its certificate was not
             revoked: ``require`` refuses without, ``if-present`` checks what comes (and
             refuses without where the certificate itself demands it: must-staple).
@@ -176,11 +177,9 @@ class TlsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
                 raise ConfigurationError("alpn: a protocol's name has 1 to 255 bytes")
         if sum(1 + len(protocol.encode()) for protocol in self.alpn) > 65_535:
             raise ConfigurationError("alpn: too many protocols")
-        for pin in self.pins:
-            try:
-                parse_pin(pin)
-            except ConfigurationError as error:
-                raise ConfigurationError(f"pins: {error}") from None
+        self._check_pins()
+        if self.ocsp == "off" and self.ocsp_skew != OCSP_CLOCK_SKEW:
+            raise ConfigurationError("ocsp_skew has no effect with ocsp=off")
         self._check_transparency()
 
     # -- Which side ------------------------------------------------------------------
@@ -210,6 +209,13 @@ class TlsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
                 # Not before: a program may add the certificate to an endpoint that has it.
                 if getattr(self, name) is not None and not self.has_certificate:
                     raise ConfigurationError(f"{name} needs cert_file or cert_pem")
+            pinned = self.pins and self.pin_mode == "enforce"
+            if not (self.verify_hostname or self.names_authorities or pinned):
+                # Anybody can have a certificate of a public authority for some name.
+                raise ConfigurationError(
+                    "verify_hostname=false needs ca_file, ca_path, ca_pem or pins: whose"
+                    " certificates are accepted for any name"
+                )
             return
         self.refuse_options_of("client")
         if not self.has_certificate:
@@ -296,11 +302,24 @@ class TlsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
                     "sni_certificates: each is written CERT_FILE or CERT_FILE:KEY_FILE"
                 )
 
+    def _check_pins(self) -> None:
+        for pin in self.pins:
+            try:
+                parse_pin(pin)
+            except ConfigurationError as error:
+                raise ConfigurationError(f"pins: {error}") from None
+        for name, default in (("pin_mode", "enforce"), ("pin_scope", "leaf")):
+            if not self.pins and getattr(self, name) != default:
+                raise ConfigurationError(f"{name} has no effect without pins")
+
     def _check_transparency(self) -> None:
         if self.ct != "off" and self.ct_log_file is None:
             raise ConfigurationError(f"ct={self.ct} needs ct_log_file: the logs that count")
         if self.ct == "off" and self.ct_log_file is not None:
             raise ConfigurationError("ct_log_file has no effect without ct=report or ct=require")
+        for name in ("ct_min_logs", "ct_min_operators"):
+            if self.ct == "off" and getattr(self, name) != 2:
+                raise ConfigurationError(f"{name} has no effect without ct=report or ct=require")
         if self.ct != "off" and self.ct_min_operators > self.ct_min_logs:
             raise ConfigurationError(
                 f"ct_min_operators={self.ct_min_operators} cannot be more than"

@@ -23,6 +23,7 @@ from trio_mcp_transport import (
     TlsSettings,
 )
 from trio_mcp_transport.security import TlsClient, TlsServer
+from trio_mcp_transport.testing import CertificateAuthority
 
 pytestmark = pytest.mark.tls
 
@@ -95,7 +96,10 @@ def test_a_common_name_is_no_host_name(tls_files: TlsFiles) -> None:
 def test_without_verification_of_the_name_only_the_authority_counts(tls_files: TlsFiles) -> None:
     client = replace(tls_files.client_settings, verify_hostname=False)
     assert connect(client, tls_files.server_settings, "other.example").client_facts
-    error = connect(TlsSettings(verify_hostname=False), tls_files.server_settings).client.error
+    client = TlsSettings(
+        verify_hostname=False, ca_pem=CertificateAuthority.create().certificate_pem
+    )
+    error = connect(client, tls_files.server_settings).client.error
     assert isinstance(error, CertificateError)
     assert error.check == "untrusted"
 
