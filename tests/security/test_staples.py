@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -125,6 +126,22 @@ def test_a_clock_that_was_set_back_does_not_keep_it_from_being_read(tmp_path: Pa
     assert stapled(source, NOW) == new
 
 
+@pytest.mark.parametrize("what", ["huge", "pipe"])
+def test_what_is_no_such_file_is_told_and_holds_nobody_up(
+    tmp_path: Path, events: Events, what: str
+) -> None:
+    path = tmp_path / "a.ocsp"
+    if what == "pipe":
+        os.mkfifo(path)
+    else:
+        with path.open("wb") as file:
+            file.truncate(5 * 2**20)
+    source = StapleFiles(str(path), on_event=events.append)
+    assert stapled(source) == b""
+    assert ("not a regular file" if what == "pipe" else "over 4194304") in events[0].message
+    assert events.names() == ["staple.failed"]
+
+
 def test_a_file_that_is_not_there_yet_is_told_once(tmp_path: Path, events: Events) -> None:
     path = tmp_path / "a.ocsp"
     source = StapleFiles(str(path), on_event=events.append)
@@ -232,6 +249,18 @@ def test_a_function_is_called_half_way_to_the_end(events: Events) -> None:
     assert events == []
 
 
+def test_a_clock_that_was_ahead_does_not_keep_a_function_from_being_called() -> None:
+    moments: list[float] = []
+
+    def fetch() -> bytes:
+        return response(begin=moments[-1], end=moments[-1] + 2 * DAY)
+
+    source = FunctionStapleSource(fetch)
+    for now in (NOW + 300 * DAY, NOW):
+        moments.append(now)
+        assert stapled(source, now)
+
+
 def test_a_function_that_fails_is_called_again_later(events: Events) -> None:
     answers: list[bytes | Exception] = [OSError("no route"), b"garbage", response()]
     calls = 0
@@ -327,7 +356,7 @@ async def test_the_last_one_serves_while_the_function_is_slow(autojump_clock: Mo
             await trio.sleep_forever()
         return response(begin=clock(), end=clock() + DAY)
 
-    source = AsyncStapleSource(fetch, clock=clock, on_event=lambda _: None)
+    source = AsyncStapleSource(fetch, fetch_timeout=math.inf, clock=clock, on_event=lambda _: None)
     async with trio.open_nursery() as nursery:
         await nursery.start(source.run)
         await trio.sleep(0.9 * DAY)
@@ -357,6 +386,43 @@ async def test_a_clock_that_is_set_is_noticed_within_an_hour(autojump_clock: Moc
         ahead = 11 * DAY
         await trio.sleep(3601)
         assert calls == 2
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_function_that_hangs_holds_nobody_up(
+    autojump_clock: MockClock, events: Events
+) -> None:
+    source = AsyncStapleSource(trio.sleep_forever, clock=clock, on_event=events.append)
+    begin = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(source.run)
+        assert trio.current_time() == begin + 30
+        assert "nothing came of it within 30 s" in events[0].message
+        assert events.names() == ["staple.failed"]
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_clock_that_was_ahead_does_not_keep_the_task_from_asking(
+    autojump_clock: MockClock,
+) -> None:
+    calls, ahead = 0, 300 * DAY
+
+    def wall_clock() -> float:
+        return clock() + ahead
+
+    async def fetch() -> bytes:
+        nonlocal calls
+        await trio.lowlevel.checkpoint()
+        calls += 1
+        return response(begin=wall_clock(), end=wall_clock() + 2 * DAY)
+
+    source = AsyncStapleSource(fetch, clock=wall_clock)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(source.run)
+        ahead = 0.0
+        await trio.sleep(3601)
+        assert calls == 2
+        assert stapled(source, wall_clock())
         nursery.cancel_scope.cancel()
 
 

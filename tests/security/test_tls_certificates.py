@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import importlib.util
+import os
 from pathlib import Path
 
 import pytest
@@ -184,6 +185,13 @@ def test_a_file_that_is_far_too_large_is_not_read(tls_files: TlsFiles, tmp_path:
         file.truncate(5 * 2**20)
     with pytest.raises(ConfigurationError, match=r"^ca_file .*over 4194304 bytes"):
         TlsClient(TlsSettings(ca_file=str(path)))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are those of POSIX")
+def test_a_pipe_is_refused_without_waiting_for_its_other_end(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigurationError, match=r"^ca_file .*: not a regular file$"):
+        TlsClient(TlsSettings(ca_file=str(tmp_path / "pipe")))
 
 
 def test_a_key_that_is_too_weak_is_refused(tls_files: TlsFiles) -> None:

@@ -24,6 +24,7 @@ from ..errors import ConfigurationError
 from ..limits import OCSP_CLOCK_SKEW
 from ..reporting import report
 from .ocsp import is_about, validity
+from .tls_certificates import read_file
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -175,7 +176,7 @@ class StapleFiles(StapleSource):
     ) -> None:
         super().__init__(on_event=on_event)
         self._shelves = {path: _Shelf(self, path) for path in paths}
-        self._versions: dict[str, tuple[int, int, int] | None] = {}
+        self._versions: dict[str, tuple[int, int, int, int] | None] = {}
         self._check_interval = check_interval
         self._checked_at: float | None = None
 
@@ -198,12 +199,11 @@ class StapleFiles(StapleSource):
     def _look_at(self, path: str, shelf: _Shelf, now: float) -> None:
         try:
             found = os.stat(path)
-            version = (found.st_mtime_ns, found.st_size, found.st_ino)
+            version = (found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino)
             if self._versions.get(path) == version:
                 return
-            with open(path, "rb") as file:
-                encoded = file.read()
-        except OSError as error:
+            _, encoded = read_file("staple", path)
+        except (OSError, ConfigurationError) as error:
             if path not in self._versions or self._versions[path] is not None:
                 self._versions[path] = None  # tell it once, not at each look
                 shelf.tell_failure(error)
@@ -236,11 +236,13 @@ class FunctionStapleSource(StapleSource):
         self._fetch = fetch
         self._shelf = _Shelf(self, "the function")
         self._retry_interval = retry_interval
-        self._due = 0.0
+        self._asked_at = self._due = 0.0
 
     def staple_for(self, leaf: x509.Certificate, now: float) -> bytes:
         """The staple for a certificate: `StapleSource.staple_for`. May call the function."""
-        if now >= self._due:
+        # A clock that was ahead and is set right must not keep it from being called.
+        if not self._asked_at <= now < self._due:
+            self._asked_at = now
             try:
                 encoded = self._fetch()
             except Exception as error:
@@ -256,9 +258,10 @@ class AsyncStapleSource(StapleSource):
 
     Args:
         fetch: Gives the DER of an OCSPResponse, such as by asking the responder that the
-            certificate names. What it raises is reported. It should have a timeout of its
-            own: while it runs, the last staple goes on serving.
+            certificate names. What it raises is reported. While it runs, the last staple
+            goes on serving.
         retry_interval: Seconds until it is called again after it gave nothing new.
+        fetch_timeout: Seconds after which a call of it is cancelled.
         on_event: As `StapleSource` says.
         clock: Epoch seconds now.
     """
@@ -268,6 +271,7 @@ class AsyncStapleSource(StapleSource):
         fetch: Callable[[], Awaitable[bytes]],
         *,
         retry_interval: float = 60.0,
+        fetch_timeout: float = 30.0,
         on_event: EventHandler | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -275,6 +279,7 @@ class AsyncStapleSource(StapleSource):
         self._fetch = fetch
         self._shelf = _Shelf(self, "the function")
         self._retry_interval = retry_interval
+        self._fetch_timeout = fetch_timeout
         self._clock = clock
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -283,12 +288,13 @@ class AsyncStapleSource(StapleSource):
         Started when the first call of the function is over, even if it failed, as a server
         can do without a staple: `nursery.start` it before the server listens.
         """
-        due, started = 0.0, False
+        asked_at, due, started = 0.0, 0.0, False
         while True:
-            if self._clock() >= due:
-                due = self._clock() + self._retry_interval
+            if not asked_at <= self._clock() < due:  # as above
+                asked_at = self._clock()
+                due = asked_at + self._retry_interval
                 try:
-                    encoded = await self._fetch()
+                    encoded = await self._fetch_in_time()
                 except Exception as error:
                     self._shelf.tell_failure(error)
                 else:
@@ -297,6 +303,11 @@ class AsyncStapleSource(StapleSource):
                     started = True
                     task_status.started()
             await trio.sleep(min(max(0.0, due - self._clock()), _LONGEST_SLEEP))
+
+    async def _fetch_in_time(self) -> bytes:
+        with trio.move_on_after(self._fetch_timeout):
+            return await self._fetch()
+        raise TimeoutError(f"nothing came of it within {self._fetch_timeout:g} s")
 
     def staple_for(self, leaf: x509.Certificate, now: float) -> bytes:
         """The staple for a certificate: `StapleSource.staple_for`."""

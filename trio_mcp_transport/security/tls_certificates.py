@@ -1,6 +1,7 @@
 """Certificates and keys as they stand in files, and what a certificate says.
 
-Called by `tls_engine` when contexts are built, and once per handshake for the facts. Reads
+Called by `tls_contexts` and `tls_engine` when contexts are built, and by `tls_verification` in
+each handshake for the facts. Reads
 files synchronously; they are small. Error texts name files and certificates, never what is
 in a key.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 import base64
 import os
 import re
+import stat
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -39,6 +41,7 @@ __all__ = [
     "host_names",
     "load_authorities",
     "load_identities",
+    "printable",
     "read_file",
     "watched_paths",
 ]
@@ -211,17 +214,25 @@ def read_file(name: str, path: str) -> _Source:
     """What a file holds, and how errors call it.
 
     Raises:
-        ConfigurationError: It cannot be read, or is larger than any such file.
+        ConfigurationError: It cannot be read, is larger than any such file, or is no file but
+            a pipe, say, which nobody can look at twice.
     """
     label = f"{name} {path}"
     try:
-        with open(path, "rb") as file:
+        # Opening a pipe would wait for its other end otherwise.
+        with open(path, "rb", opener=_open_nonblocking) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ConfigurationError(f"{label}: not a regular file")
             data = file.read(MAX_PEM_BYTES + 1)
     except OSError as error:
         raise ConfigurationError(f"{label}: {error.strerror}") from error
     if len(data) > MAX_PEM_BYTES:
         raise ConfigurationError(f"{label}: over {MAX_PEM_BYTES} bytes")
     return _Source(label, data)
+
+
+def _open_nonblocking(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _certificates(source: _Source) -> list[x509.Certificate]:
