@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from trio_mcp_transport.abc import ChannelContext
-from trio_mcp_transport.errors import LocalProtocolError
+from trio_mcp_transport.errors import LocalProtocolError, TlsHandshakeFailed
 from trio_mcp_transport.jsonrpc import Notification
 from trio_mcp_transport.transports.socket_stream import SocketStream
 from trio_mcp_transport.transports.stream_channel import StreamChannel
@@ -33,6 +33,22 @@ class NarrowStream(SocketStream):
         size = min(self.room, len(data))
         self.room -= size
         return super().send_nowait(data[:size]) if size else 0
+
+
+class Dribble(SocketStream):
+    """Gives one byte at a time without waiting, and notes how often it is asked."""
+
+    reads = 0
+    is_broken = False
+
+    def receive_nowait(self, max_bytes: int | None = None) -> bytes | None:
+        self.reads += 1
+        return super().receive_nowait(1)
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        if self.is_broken:
+            raise trio.BrokenResourceError("nobody there")
+        await super().send_all(data)
 
 
 async def narrow_pair(files: TlsFiles) -> tuple[NarrowStream, TlsStream, TlsStream]:
@@ -276,3 +292,53 @@ async def test_nothing_is_received_from_a_closed_stream(tls_files: TlsFiles) -> 
     with pytest.raises(trio.ClosedResourceError):
         client.receive_nowait()
     server.close()
+
+
+# -- records without data ----------------------------------------------------------------
+
+
+async def test_what_holds_no_data_is_read_a_few_times_and_then_later(tls_files: TlsFiles) -> None:
+    # As from a peer that floods an idle connection with new keys or tickets.
+    left, right = socket_pair()
+    dribble = Dribble(left.socket)
+    client, server = streams_over(dribble, right, tls_files)
+    await shake_streams(client, server)
+    async with client, server:
+        await server.send_all(b"x" * 1000)
+        dribble.reads = 0
+        assert client.receive_nowait() is None
+        assert dribble.reads == 4
+        calls = 1
+        while (data := client.receive_nowait()) is None:
+            calls += 1
+        assert data == b"x" * 1000
+        assert calls > 250
+
+
+async def test_a_reason_is_looked_for_only_so_far(tls_files: TlsFiles) -> None:
+    left, right = socket_pair()
+    dribble = Dribble(left.socket)
+    client, server = streams_over(dribble, right, tls_files)
+    await shake_streams(client, server)
+    async with client, server:
+        await server.send_all(b"x" * 1000)
+        dribble.reads, dribble.is_broken = 0, True
+        with pytest.raises(trio.BrokenResourceError, match="nobody there"):
+            await client.send_all(b"y")
+        assert dribble.reads == 4
+        dribble.is_broken = False
+
+
+async def test_a_reason_why_a_handshake_broke_is_looked_for_only_so_far(
+    tls_files: TlsFiles,
+) -> None:
+    left, right = socket_pair()
+    dribble = Dribble(left.socket)
+    dribble.is_broken = True
+    client, _ = streams_over(dribble, right, tls_files)
+    async with right:
+        await right.send_all(b"\x16\x03\x03\x10\x00" + b"x" * 1000)
+        with pytest.raises(TlsHandshakeFailed, match="nobody there"):
+            await client.do_handshake()
+    assert dribble.reads == 4
+    await client.aclose()

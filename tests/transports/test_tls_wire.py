@@ -135,3 +135,17 @@ async def test_who_waits_in_line_is_told_that_it_was_closed(tls_files: TlsFiles)
         assert wire.end(with_farewell=False) == b""
         stream.go.release()
     assert stream.written == [b"first"]
+
+
+async def test_a_stream_that_cannot_even_be_closed_ends_no_program(tls_files: TlsFiles) -> None:
+    class Faulty(Slow):
+        closed = False
+
+        async def aclose(self) -> None:
+            self.closed = True
+            raise trio.BrokenResourceError("closing failed")
+
+    stream = Faulty()
+    wire_over(stream, tls_files).close(b"")
+    await trio.testing.wait_all_tasks_blocked()
+    assert stream.closed

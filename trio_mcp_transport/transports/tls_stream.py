@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import copy
 from contextlib import suppress
-from typing import NoReturn, Protocol
+from typing import Final, NoReturn, Protocol
 
 import trio
 
@@ -35,6 +35,10 @@ from .fd_stream import read_size
 from .tls_wire import TlsWire, WireState
 
 __all__ = ["TlsSession", "TlsStream"]
+
+#: Reads of what is there, 64 KiB each, that one call without a checkpoint makes in search of
+#: data: a peer can send records that hold none for ever.
+_MAX_READS_NOWAIT: Final = 4
 
 
 class TlsSession(Protocol):
@@ -194,8 +198,9 @@ class TlsStream(trio.abc.HalfCloseableStream):
         machine = self._wire.machine
         text = str(error)
         try:
-            while self._wire.read_nowait() and machine.next_event() is NEED_DATA:
-                pass
+            for _ in range(_MAX_READS_NOWAIT):
+                if not self._wire.read_nowait() or machine.next_event() is not NEED_DATA:
+                    break
         except TlsHandshakeFailed as why:
             if why.alert is not None:
                 return self._session.explain(why)
@@ -270,8 +275,9 @@ class TlsStream(trio.abc.HalfCloseableStream):
             max_bytes: At most so many; 64 KiB by default.
 
         Returns:
-            The bytes; ``b""`` at the end; None when there is nothing yet. Always None before
-            the handshake and while something is being written.
+            The bytes; ``b""`` at the end; None when there is nothing yet, or nothing but
+            records without data for more than 256 KiB. Always None before the handshake and
+            while something is being written.
 
         Raises:
             trio.BrokenResourceError: As `receive_some`.
@@ -283,6 +289,7 @@ class TlsStream(trio.abc.HalfCloseableStream):
         wire = self._wire
         if self.facts is None or wire.is_writing:
             return None
+        reads = 0
         while True:
             try:
                 data = self._take(max_bytes)
@@ -294,8 +301,9 @@ class TlsStream(trio.abc.HalfCloseableStream):
             if output:
                 with suppress(trio.BrokenResourceError):
                     wire.write_what_fits(output)
-            if data is not None or not wire.read_nowait():
+            if data is not None or reads == _MAX_READS_NOWAIT or not wire.read_nowait():
                 return data
+            reads += 1
 
     def _take(self, max_bytes: int) -> bytes | None:
         """Plaintext that is here already, ``b""`` at the end, None when there is nothing.
@@ -453,7 +461,9 @@ class TlsStream(trio.abc.HalfCloseableStream):
     def _look_for_reason(self) -> None:
         wire = self._wire
         try:
-            while wire.read_nowait():
+            for _ in range(_MAX_READS_NOWAIT):
+                if not wire.read_nowait():
+                    break
                 data = self._take(READ_CHUNK_BYTES)
                 if data is not None:  # something to read, or the end, which comes again
                     self._plain = data

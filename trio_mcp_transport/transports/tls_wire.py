@@ -335,5 +335,7 @@ class TlsWire:
 
 
 async def _close_in_background(stream: trio.abc.Stream) -> None:
-    with trio.CancelScope(shield=True):
+    # Out of a system task a fault would end the whole program, and nobody is left who
+    # would want to know that a stream could not even be closed.
+    with trio.CancelScope(shield=True), suppress(Exception):
         await trio.aclose_forcefully(stream)
