@@ -112,7 +112,7 @@ class TlsError(ConnectFailed):
     """TLS failed; the text says what, and holds nothing of keys.
 
     A client raises it out of connecting. A server reports it as the event
-    ``tls.handshake-failed`` and goes on.
+    ``handshake.failed`` and goes on.
     """
 
 

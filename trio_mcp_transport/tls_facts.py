@@ -73,18 +73,19 @@ class CertificateFacts(msgspec.Struct, frozen=True, kw_only=True):
         of different kinds are never taken for each other: ``cert:uri:spiffe://a.example/b``
         (a SPIFFE ID before any other URI), ``cert:dns:client.example``,
         ``cert:email:a@example.com``, ``cert:ip:192.0.2.1``, ``cert:cn:Some Client``.
-        Anything but printable ASCII is percent-encoded.
+        Anything but printable ASCII is percent-encoded. Host names are in lower case, without
+        a final dot, as they are the same name otherwise. A name that is empty is none.
         """
         spiffe = [uri for uri in self.uris if uri.startswith("spiffe://")]
         for kind, names in (
             ("uri", (*spiffe, *self.uris)),
-            ("dns", self.dns_names),
+            ("dns", tuple(name.lower().rstrip(".") for name in self.dns_names)),
             ("email", self.emails),
             ("ip", self.ip_addresses),
-            ("cn", (self.common_name,) if self.common_name else ()),
+            ("cn", (self.common_name or "",)),
         ):
-            if names:
-                return f"cert:{kind}:{quote(names[0], safe=_PLAIN)}"
+            if name := next(filter(None, names), None):
+                return f"cert:{kind}:{quote(name, safe=_PLAIN)}"
         return None
 
 

@@ -175,7 +175,7 @@ def test_without_a_protocol_in_common_both_sides_say_so(tls_files: TlsFiles) -> 
     assert isinstance(pair.client.error, TlsHandshakeFailed)
     assert pair.client.error.alert == "no_application_protocol"
     assert isinstance(pair.server.error, TlsHandshakeFailed)
-    assert "the client offers [b'h2'], and this server has http/1.1" in str(pair.server.error)
+    assert "the client offers h2, and this server has http/1.1" in str(pair.server.error)
     # Nothing of that failure is left for the next connection.
     other = TlsClient(tls_files.client_settings)
     assert shake_hands(other.begin("localhost"), server.begin()).server_facts.alpn is None
@@ -245,6 +245,52 @@ def test_a_name_is_the_same_in_capitals_and_with_the_final_dot(tls_files: TlsFil
     assert shake_hands(session, server.begin()).server_facts.server_name == "A.Example."
 
 
+def test_of_the_protocols_that_a_client_offers_an_error_tells_only_some(
+    tls_files: TlsFiles,
+) -> None:
+    names = ("\x1b[31m\n", *(f"{number:0200}" for number in range(150)))
+    server = TlsServer(replace(tls_files.server_settings, alpn=("http/1.1",)))
+    client = TlsClient(replace(tls_files.client_settings, alpn=names))
+    error = shake_hands(client.begin("localhost"), server.begin()).server.error
+    assert isinstance(error, TlsHandshakeFailed)
+    assert len(str(error)) < 400
+    assert str(error).isprintable()
+    assert "the client offers \\x1b[31m\\n, 000" in str(error)
+
+
+def test_a_name_without_its_first_label_is_not_for_a_wildcard(
+    tls_files: TlsFiles, tmp_path: Path
+) -> None:
+    paths = tls_files.authority.issue_server("*.wild.example").write(
+        tmp_path / "w.pem", tmp_path / "w.key"
+    )
+    server = TlsServer(replace(tls_files.server_settings, sni_certificates=(":".join(paths),)))
+    client = TlsClient(replace(tls_files.client_settings, verify_hostname=False))
+    shown = []
+    for asked in (b"a.wild.example", b".wild.example"):
+        session = client.begin("localhost")
+        session.machine.connection.set_tlsext_host_name(asked)
+        certificate = shake_hands(session, server.begin()).client_facts.peer_certificate
+        assert certificate is not None
+        shown.append(certificate.dns_names[0])
+    assert shown == ["*.wild.example", "localhost"]
+
+
+def test_what_a_client_asks_for_is_printable_in_the_facts(tls_files: TlsFiles) -> None:
+    session = TlsClient(tls_files.client_settings).begin("localhost")
+    session.machine.connection.set_tlsext_host_name(b"a\r\n\x1b[31m\xff")
+    facts = shake_hands(session, TlsServer(tls_files.server_settings).begin()).server_facts
+    assert facts.server_name == "a\\r\\n\\x1b[31m\\xff"
+
+
+def test_a_name_that_nobody_can_have_is_refused(tls_files: TlsFiles) -> None:
+    client = TlsClient(tls_files.client_settings)
+    longest = ".".join(["a" * 63] * 3 + ["a" * 61])
+    assert client.begin(longest)
+    with pytest.raises(ConfigurationError, match="is no host name: it is too long"):
+        client.begin(f"{longest}a")
+
+
 def test_a_name_that_is_no_text_gets_the_main_certificate(tls_files: TlsFiles) -> None:
     server = TlsServer(
         replace(
@@ -271,6 +317,19 @@ def test_the_key_log_holds_the_secrets_and_is_private(tls_files: TlsFiles, tmp_p
     labels = {line.split()[0] for line in lines[1:]}
     assert {"CLIENT_TRAFFIC_SECRET_0", "SERVER_TRAFFIC_SECRET_0"} <= labels
     assert all(len(line.split()) == 3 for line in lines[1:])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are those of POSIX")
+def test_a_key_log_that_others_may_read_is_refused(tls_files: TlsFiles, tmp_path: Path) -> None:
+    path = tmp_path / "keys.log"
+    path.touch()
+    settings = replace(tls_files.client_settings, keylog_file=str(path))
+    for mode in (0o640, 0o604):
+        path.chmod(mode)
+        with pytest.raises(ConfigurationError, match=r"^keylog_file .*others may read it"):
+            TlsClient(settings)
+    path.chmod(0o600)
+    assert TlsClient(settings)
 
 
 def test_a_new_key_log_can_be_read_by_its_owner_alone(tls_files: TlsFiles, tmp_path: Path) -> None:

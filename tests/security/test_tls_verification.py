@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 pytest.importorskip("OpenSSL")
 
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from msgspec.structs import replace
 from odd_certificates import KINDS, odd_certificate
@@ -218,7 +221,10 @@ class FaultyStaples(StaplePolicy):
 
 
 def verification(
-    *, pins: PinPolicy | None = None, staples: StaplePolicy | None = None
+    *,
+    name: str = "localhost",
+    pins: PinPolicy | None = None,
+    staples: StaplePolicy | None = None,
 ) -> Verification:
     policy = Policy(
         is_server=False,
@@ -230,7 +236,7 @@ def verification(
         on_event=None,
         clock=time.time,
     )
-    return Verification(policy, "localhost")
+    return Verification(policy, name)
 
 
 def show(judge: Verification, tls_files: TlsFiles) -> bool:
@@ -325,8 +331,21 @@ def test_an_error_of_openssl_without_a_word_for_it_is_told_by_its_number(
     assert "OpenSSL refuses it (X509 error 4711)" in str(judge.error)
 
 
-def test_a_revoked_certificate_is_refused_by_that_name(tls_files: TlsFiles) -> None:
-    judge = verification()
-    assert not judge.on_certificate(lambda: tls_files.server.certificate, 23, 0, False)
-    assert judge.error is not None
-    assert judge.error.check == "revoked"
+def test_an_address_that_stands_there_as_a_name_is_told() -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    names = x509.SubjectAlternativeName([x509.DNSName("127.0.0.1")])
+    certificate = (
+        x509
+        .CertificateBuilder()
+        .subject_name(x509.Name([]))
+        .issuer_name(x509.Name([]))
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(datetime.datetime(2020, 1, 1))
+        .not_valid_after(datetime.datetime(2049, 1, 1))
+        .add_extension(names, critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    judge = verification(name="127.0.0.1")
+    assert not judge.on_certificate(lambda: certificate, 0, 0, True)
+    assert "it is for 127.0.0.1; 127.0.0.1 stands there as a name, and not as" in str(judge.error)

@@ -1,6 +1,6 @@
 """OCSP staples: what a server's certificate authority says of its certificate just now.
 
-Called by `tls_contexts` in a client's handshake, when the server's staple is there or is
+Called by `tls_verification` in a client's handshake, when the server's staple is there or is
 known to be missing. Pure decisions on bytes, certificates and a time (RFC 6960, RFC 6066
 section 8, RFC 7633). Asks no responder: a client that did would tell it whom it visits.
 

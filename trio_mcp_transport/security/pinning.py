@@ -1,6 +1,6 @@
 """Public key pins: which keys a peer may have, whoever signed its certificate.
 
-Called by `tls_contexts` while a handshake goes on, with the chain that was verified. Pure
+Called by `tls_verification` while a handshake goes on, with the chain that was verified. Pure
 decisions on certificates; whoever calls turns an outcome into an alert or an event. Fails
 closed: without a certificate nothing matches.
 """

@@ -8,7 +8,8 @@ be resumed, and when to look at the files again.
 the new connection and those after it. There is no task: a server that nobody connects to
 needs no new certificate. What cannot be used is reported, and what was read before stays.
 
-Reads files synchronously: a few milliseconds, and some 30 for the system's authorities.
+Reads files synchronously: a few milliseconds, and some 30 for the system's authorities. A key
+that is encrypted takes as long as whoever encrypted it wanted guessing to take.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ class _Side:
         self._files = FileWatch(watched_paths(settings), settings.reload_interval, clock())
         self._expiry = ExpiryWatch()
         self._failure: str | None = None  # why the last look at the files was in vain
-        self._load()
+        self._read()
 
     def reload(self) -> None:
         """Read all files anew, for the connections that begin from now on.
@@ -102,15 +103,10 @@ class _Side:
         """
         self._files.look()
         try:
-            self._load()
-        except Exception as error:
-            # Files can be odd in more ways than anybody thought of, and whoever reloads has
-            # something that works.
+            self._read()
+        except ConfigurationError:
             self._files.forget()
-            if isinstance(error, ConfigurationError):
-                raise
-            kind = type(error).__name__
-            raise ConfigurationError(f"the certificate files cannot be used: {kind}") from error
+            raise
         self._failure = None
         self._expiry.reset()
 
@@ -126,6 +122,17 @@ class _Side:
             when = f"expires in {days:.1f} days" if days > 0 else f"expired {-days:.1f} days ago"
             message = f"the own certificate of {_whose(certificate)} {when}"
             report(self._on_event, ChannelEvent(name="certificate.expiring", message=message))
+
+    def _read(self) -> None:
+        try:
+            self._load()
+        except (ConfigurationError, FeatureUnavailable):
+            raise
+        except Exception as error:
+            # Files can be odd in more ways than anybody thought of, and whoever reloads has
+            # something that works.
+            kind = type(error).__name__
+            raise ConfigurationError(f"the certificate files cannot be used: {kind}") from error
 
     def _report_failure(self, error: ConfigurationError) -> None:
         """Tell why changed files are not used; once, though each look tries them again."""

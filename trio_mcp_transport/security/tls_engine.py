@@ -13,6 +13,7 @@ whose alert can be had in no other way, and which is raised by the same call.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -25,7 +26,7 @@ from ..errors import ConfigurationError, TlsHandshakeFailed
 from ..reporting import report
 from ..tls_settings import TlsSettings
 from .staples import StapleSource
-from .tls_certificates import Identity, host_names, load_authorities
+from .tls_certificates import Identity, host_names, load_authorities, printable
 from .tls_verification import Policy, Verification
 
 __all__ = [
@@ -42,6 +43,8 @@ _TLS12_CIPHERS: Final = b"ECDHE+AESGCM:ECDHE+CHACHA20:@SECLEVEL=2"
 _VERSIONS: Final = {"1.2": SSL.TLS1_2_VERSION, "1.3": SSL.TLS1_3_VERSION}
 #: What a session belongs to; needed where a server looks at client certificates.
 _SESSION_CONTEXT: Final = b"trio-mcp-transport"
+#: RFC 1035, section 2.3.4, for names without the final dot.
+_MAX_NAME: Final = 253
 #: Seconds for which a session can be resumed: for so long nobody looks at its certificate.
 _SESSION_SECONDS: Final = 3600
 
@@ -84,9 +87,12 @@ def encode_name(name: str) -> bytes:
         ConfigurationError: It is no host name.
     """
     try:
-        return DNS_ID(name).hostname
+        encoded = DNS_ID(name).hostname
     except (ValueError, TypeError) as error:
         raise ConfigurationError(f"{name!r} is no host name") from error
+    if len(encoded) > _MAX_NAME:  # OpenSSL would not ask for it, and not say so
+        raise ConfigurationError(f"{printable(name)!r} is no host name: it is too long")
+    return encoded
 
 
 def client_connection(
@@ -261,8 +267,8 @@ def _chooser(table: dict[str, SSL.Context]) -> Callable[[SSL.Connection], None]:
             return
         # Bytes of the peer: what is no name is not in the table.
         name = asked.decode("ascii", "replace").lower().rstrip(".")
-        _, _, rest = name.partition(".")
-        context = table.get(name) or table.get(f"*.{rest}")
+        label, _, rest = name.partition(".")
+        context = table.get(name) or (table.get(f"*.{rest}") if label else None)
         if context is not None and context is not connection.get_context():
             connection.set_context(context)
 
@@ -279,9 +285,11 @@ def _selector(
             if protocol in offered:
                 return protocol
         # RFC 7301, section 3.2: no_application_protocol. pyOpenSSL sends it for exceptions.
+        # Of what the peer offers only so much is told as a line of a log may hold.
+        names = ", ".join(each.decode("ascii", "backslashreplace") for each in offered)
         raise TlsHandshakeFailed(
-            f"no protocol of ALPN in common: the client offers {offered!r}, and this server has"
-            f" {', '.join(protocols)}"
+            f"no protocol of ALPN in common: the client offers {printable(names)}, and this"
+            f" server has {', '.join(protocols)}"
         )
 
     return select
@@ -306,15 +314,21 @@ def _stapler(
 def _key_log(path: str, on_event: EventHandler | None) -> Callable[[SSL.Connection, bytes], None]:
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
 
-    def append(line: bytes) -> None:
+    def append(line: bytes) -> int:
         descriptor = os.open(path, flags, 0o600)
         try:
             os.write(descriptor, line)
+            return os.fstat(descriptor).st_mode
         finally:
             os.close(descriptor)
 
     try:
-        append(b"")
+        mode = append(b"")
+        if os.name == "posix" and stat.S_ISREG(mode) and mode & (stat.S_IRGRP | stat.S_IROTH):
+            # It was there before; one that is made here is for its owner alone.
+            raise ConfigurationError(
+                f"keylog_file {path}: others may read it, and with it all that passes: chmod 600"
+            )
     except OSError as error:
         raise ConfigurationError(f"keylog_file {path}: {error.strerror}") from error
 

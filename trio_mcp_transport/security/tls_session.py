@@ -17,6 +17,7 @@ import msgspec
 from ..errors import CertificateError, TlsError, TlsHandshakeFailed
 from ..sansio.tls import TlsMachine
 from ..tls_facts import CertificateFacts, TlsFacts
+from .tls_certificates import printable
 from .tls_verification import Findings, Verification
 
 if TYPE_CHECKING:
@@ -242,7 +243,7 @@ class ServerSession(TlsSession):
                 name=None,
             )
         asked = self.machine.connection.get_servername()
-        name = None if asked is None else asked.decode("ascii", "backslashreplace")
+        name = None if asked is None else printable(asked.decode("ascii", "backslashreplace"))
         # OpenSSL does not tell a server's program whether it resumed.
         return self._facts(findings, name, None)
 

@@ -42,7 +42,6 @@ _CHECKS: dict[int, CertificateCheck] = {
     19: "self-signed",
     20: "untrusted",
     21: "untrusted",
-    23: "revoked",
     26: "purpose",
     27: "untrusted",
     28: "untrusted",
@@ -222,7 +221,10 @@ class Verification:
             else:
                 verify_certificate_hostname(certificate, name)
         except (VerificationError, BadNames):
-            raise self._refusal("host-name", f"it is for {describe_names(facts)}") from None
+            reason = f"it is for {describe_names(facts)}"
+            if is_ip_address(name) and name in facts.dns_names:
+                reason += f"; {name} stands there as a name, and not as an address"
+            raise self._refusal("host-name", reason) from None
 
     def _judge_staple(self, staple: bytes) -> None:
         policy, findings = self._policy, self._findings
@@ -233,7 +235,8 @@ class Verification:
         issuer = chain[1] if len(chain) > 1 else None
         outcome = policy.staples.check(staple, chain[0], issuer, policy.clock())
         if not outcome.accepted:
-            raise self._refusal("ocsp", outcome.reason)
+            check: CertificateCheck = "revoked" if outcome.status == "revoked" else "ocsp"
+            raise self._refusal(check, outcome.reason)
         status: OcspStatus = "good" if outcome.status == "good" else "missing"
         self._findings = findings._replace(ocsp=status)
         self._judge_transparency(outcome)
@@ -272,8 +275,6 @@ class Verification:
         elif check == "untrusted":
             issuer = printable(certificate.issuer.rfc4514_string())
             reason = f"its issuer '{issuer}' is not trusted, or an intermediate is missing"
-        elif check == "revoked":
-            reason = "it was revoked"
         elif check == "purpose":
             reason = f"it is not for {'clients' if self._policy.is_server else 'servers'}"
         else:

@@ -1,6 +1,6 @@
 """Certificate Transparency: was this certificate shown to the public logs?
 
-Called by `tls_contexts` in a client's handshake. Pure decisions on certificates, signed
+Called by `tls_verification` in a client's handshake. Pure decisions on certificates, signed
 certificate timestamps (SCTs; RFC 6962), a list of logs that the user gives (the public JSON
 format, version 3) and a time. Fetches nothing.
 
