@@ -292,6 +292,17 @@ async def test_an_application_that_never_receives_ends_it(autojump_clock: MockCl
             await channel.receive()
 
 
+async def test_a_peer_whose_bytes_were_left_unread_hears_why(autojump_clock: MockClock) -> None:
+    options = ChannelOptions(inbox_bytes=1000, inbox_stall_timeout=60.0)
+    async with channel_and_peer(sockets(), options=options, timing=PINGS) as (channel, peer):
+        await peer.say(*[numbered(number, 400) for number in range(300)])
+        assert await channel.wait_state(ChannelState.FAILED) is ChannelState.FAILED
+        await channel.aclose()
+        assert trio.current_time() == pytest.approx(62.0)
+        assert (await peer.closed())[0] == 1011
+        await peer.ended()  # and not by a reset
+
+
 async def test_a_flood_of_pings_is_answered_with_few_pongs() -> None:
     async with channel_and_peer(memory_stream_pair()) as (channel, peer):
         await peer.write(*[Frame(PING, b"%d" % number) for number in range(5000)])

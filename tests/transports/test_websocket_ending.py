@@ -132,7 +132,7 @@ async def test_a_draining_server_says_that_it_goes_away() -> None:
         channel_and_peer(memory_stream_pair()) as (channel, peer),
         trio.open_nursery() as nursery,
     ):
-        channel.close_code = 1001
+        channel.go_away()
         nursery.start_soon(channel.aclose)
         assert await peer.closed() == (1001, "")
 

@@ -16,6 +16,7 @@ from trio_mcp_transport import (
     RequestTimeout,
     Response,
     Router,
+    connect_channel,
     open_channel,
     open_peer,
     serve_channels,
@@ -86,6 +87,24 @@ async def test_peers_that_are_done_are_closed_with_1001_when_the_server_stops() 
                 closed = channel._reader.close_received
                 assert closed is not None
                 assert closed.code == 1001
+
+
+async def test_a_server_that_stops_does_not_wait_long_for_a_silent_peer(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    stop = trio.Event()
+    async with trio.open_nursery() as clients:
+        async with trio.open_nursery() as nursery:
+            start = partial(serve_peers, make_router([]), "ws://127.0.0.1:0/mcp", stop=stop)
+            (bound,) = await nursery.start(start)
+            channel = await connect_channel(clients, bound, inbox_bytes=1)
+            # The answers fill the inbox, so that nobody reads the Close.
+            await channel.send_many([Request(number, "ping") for number in range(3)])
+            await trio.testing.wait_all_tasks_blocked()
+            stopped = trio.current_time()
+            stop.set()
+        assert 2 <= trio.current_time() - stopped < 4
+        channel.abort()
 
 
 async def test_handlers_get_the_drain_and_are_cut_off_after_it() -> None:

@@ -52,6 +52,10 @@ from .websocket_reader import WebSocketReader, WebSocketTiming, can_speak_at_onc
 
 __all__ = ["WebSocketChannel"]
 
+#: How long a server that is stopping waits for a peer's Close: one silent peer must not decide
+#: how long a restart takes.
+_GOING_AWAY_SECONDS = 2.0
+
 
 class _Texts:
     """Frames payloads as text messages; for `OwnWords`, and for the channel itself."""
@@ -102,7 +106,6 @@ class WebSocketChannel(MessageChannel):
     Attributes:
         accept_batches: Whether arrays of messages are taken (revision 2025-03-26).
         on_broken_answer: As for `StreamChannel`; a `Peer` sets it.
-        close_code: What `aclose` says; a server that is shutting down changes it to 1001.
     """
 
     def __init__(
@@ -126,7 +129,7 @@ class WebSocketChannel(MessageChannel):
         self._outbox = Outbox(
             stream, nursery=nursery, options=options, on_failure=self._cannot_write
         )
-        self._inbox = Inbox(options, self._fail)
+        self._inbox = Inbox(options, self._stalled)
         self._texts = _Texts(machine, options.max_message_bytes)
         self._own_words = OwnWords(self._outbox, self._texts, self._may_speak)
         self._batches = BatchAnswers()
@@ -135,7 +138,8 @@ class WebSocketChannel(MessageChannel):
         self._answer_malformed = not machine.is_client
         self.accept_batches = False
         self.on_broken_answer: Callable[[RequestId, InvalidMessage], object] | None = None
-        self.close_code: int = CloseCode.NORMAL
+        self._close_code: int = CloseCode.NORMAL
+        self._answer_seconds = float("inf")
         self._receiver_busy = False
         self._session_id: str | None = None
         self._messages_sent = self._messages_received = 0
@@ -442,9 +446,10 @@ class WebSocketChannel(MessageChannel):
                 while not outbox.is_idle:  # those who waited for room came first
                     await outbox.flush()
                 if self._may_say_close():
-                    outbox.put_control(self._machine.send(Close(self.close_code)))
+                    outbox.put_control(self._machine.send(Close(self._close_code)))
                     await outbox.flush()
-                await reader.done.wait()
+                with trio.move_on_after(self._answer_seconds):
+                    await reader.done.wait()
         finally:
             if not self._state.is_final:
                 self._say_close_now(CloseCode.GOING_AWAY)  # if there was no time for more
@@ -453,6 +458,15 @@ class WebSocketChannel(MessageChannel):
             reader.stop()
             self._state.move(ChannelState.CLOSED)
         await reader.done.wait()
+
+    def go_away(self) -> None:
+        """A server is stopping: from now on `aclose` says 1001, and waits 2 seconds at most.
+
+        That is for the peer's own Close, of which nothing depends; what is queued has all of
+        `close_timeout` to be written.
+        """
+        self._close_code = CloseCode.GOING_AWAY
+        self._answer_seconds = _GOING_AWAY_SECONDS
 
     def abort(self, cause: ChannelBroken | None = None) -> None:
         """Close at once, without flushing. See `MessageChannel.abort`.
@@ -504,6 +518,11 @@ class WebSocketChannel(MessageChannel):
         if self._state.failure is not None:
             self._outbox.close(self._state.ending)
             self._reader.stop_unless_lingering()
+
+    def _stalled(self, cause: ChannelBroken) -> None:
+        """As `_fail`; and the peer, whose bytes were left unread, shall hear why."""
+        self._reader.give_up()
+        self._fail(cause)
 
     def _cannot_write(self, cause: ChannelBroken) -> None:
         """As `_fail`; and what is queued does not leave any more, so nobody is to wait for it."""

@@ -169,13 +169,16 @@ class WebSocketReader:
         """Read until the end, then close. Raises nothing but `Cancelled` and the like."""
         cause: ChannelBroken | None = None
         try:
-            while self._ending is None and not self._stopped:
+            while self._ending is None and not self._stopped and not self._lingers:
                 with trio.CancelScope(deadline=self._due()) as self._scope:
                     await self._read_on()
                 if self._scope.cancelled_caught and not self._stopped:
                     self._look()
             if not self._stopped:
-                await self._end()
+                if self._ending is not None:
+                    await self._end()
+                elif self._machine.sending is not Side.OPEN:  # the Close was said
+                    await self._linger()
         except Exception as error:  # any stream's own exceptions end in the recorded cause
             if not self._stopped and not self._is_closing():
                 cause = stream_lost(error, "while receiving")
@@ -204,6 +207,10 @@ class WebSocketReader:
         if isinstance(self._stream, SupportsClose):
             self._stream.close()
         self._scope.cancel()
+
+    def give_up(self) -> None:
+        """This task cannot go on; a `fail` that follows does not stop it from lingering."""
+        self._lingers = True
 
     def stop_unless_lingering(self) -> None:
         """`stop`, but for a peer that shall hear why."""
@@ -249,7 +256,7 @@ class WebSocketReader:
         while True:
             if self._pending:
                 await self._put_pending()
-            if self._ending is not None or self._stopped:
+            if self._ending is not None or self._stopped or self._lingers:
                 return
             self._take_events()
             if self._pending or self._ending is not None:

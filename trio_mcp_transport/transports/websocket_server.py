@@ -16,7 +16,7 @@ from ..jsonrpc import ErrorCode
 from ..limits import ChannelOptions
 from ..sansio.http1 import RequestHead
 from ..sansio.mcp_http.replies import Reply, error_reply, unavailable
-from ..sansio.websocket import CloseCode, judge_upgrade, upgrade_required, wants_websocket
+from ..sansio.websocket import judge_upgrade, upgrade_required, wants_websocket
 from .http_request import HttpRequestStream, write_reply
 from .websocket_channel import WebSocketChannel
 from .websocket_settings import WebSocketServing, deflate_settings, make_machine
@@ -103,7 +103,7 @@ class WebSocketUpgrades:
                 on_event=self._on_event,
             )
             if self._stopping:
-                channel.close_code = CloseCode.GOING_AWAY
+                channel.go_away()
             self._open.add(channel)
             try:
                 await self._run_handler(channel)
@@ -126,4 +126,4 @@ class WebSocketUpgrades:
         """Begin nothing new; what is closed from now on says that the server goes away."""
         self._stopping = True
         for channel in self._open:
-            channel.close_code = CloseCode.GOING_AWAY
+            channel.go_away()
