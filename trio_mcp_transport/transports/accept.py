@@ -161,7 +161,7 @@ class AcceptLoop:
                 case trio.ClosedResourceError():
                     return None
                 case ConnectFailed():
-                    self._report("accept.failed", "a connection failed as it came", failure)
+                    self._report("accept.failed", "a connection was not taken", failure)
                     await trio.lowlevel.checkpoint()
                 case OSError(errno=number) if number in _ONE_CONNECTION_ERRNOS:
                     self._report("accept.failed", "a connection failed as it came", failure)
