@@ -513,3 +513,56 @@ def test_its_description_tells_the_side_and_both_states(tls_files: TlsFiles) -> 
     client.send_close()
     assert repr(client) == "<TlsMachine client, receiving: open, sending: ended>"
     assert repr(server) == "<TlsMachine server, receiving: open, sending: open>"
+
+
+# -- what can be asked, and what cannot happen often ---------------------------------------
+
+
+def test_it_tells_what_is_legal_and_whether_asking_is_worth_it(tls_files: TlsFiles) -> None:
+    client, server = machines(tls_files)
+    legal, worth = [client.can_send], [server.may_have_event]
+    shake(client, server)
+    legal.append(client.can_send)
+    assert events_of(server) == []
+    worth.append(server.may_have_event)
+    server.receive_data(client.send_data(b"x"))
+    worth.append(server.may_have_event)
+    assert events_of(server) == [TlsData(b"x")]
+    client.send_close()
+    legal.append(client.can_send)
+    assert legal == [False, True, False]
+    assert worth == [True, False, True]
+
+
+def test_what_fails_in_a_goodbye_is_final(
+    tls_files: TlsFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(connection: SSL.Connection) -> bool:
+        raise KeyboardInterrupt
+
+    client, _ = shaken(tls_files)
+    monkeypatch.setattr(SSL.Connection, "shutdown", fail)
+    with pytest.raises(KeyboardInterrupt):
+        client.send_close()
+    assert not client.can_send
+
+
+def test_output_of_many_pieces_is_one(tls_files: TlsFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trio_mcp_transport.sansio.tls_machine._OUTPUT_BYTES", 16)
+    client, server = machines(tls_files)
+    shake(client, server)
+    server.receive_data(client.send_close())
+    assert events_of(server) == [EndOfData()]
+
+
+def test_an_end_that_only_openssl_sees_is_a_fault_of_the_peer(
+    tls_files: TlsFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(connection: SSL.Connection, size: int) -> bytes:
+        raise SSL.SysCallError(-1, "Unexpected EOF")
+
+    client, server = shaken(tls_files)
+    server.receive_data(client.send_data(b"x"))
+    monkeypatch.setattr(SSL.Connection, "recv", fail)
+    with pytest.raises(RemoteProtocolError, match="ended the connection within a record"):
+        server.next_event()

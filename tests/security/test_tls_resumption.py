@@ -263,3 +263,10 @@ def test_a_server_that_resumes_what_was_not_offered_is_refused(tls_files: TlsFil
     error = shake_hands(session, meetings.server.begin()).client.error
     assert isinstance(error, TlsHandshakeFailed)
     assert "a session that it was not offered" in str(error)
+
+
+def test_a_session_can_be_resumed_for_an_hour(tls_files: TlsFiles) -> None:
+    # For so long nobody looks at a certificate; OpenSSL's own limit is another.
+    client, server = TlsClient(tls_files.client_settings), TlsServer(tls_files.server_settings)
+    assert client._state.context.get_timeout() == 3600
+    assert server._state.context.get_timeout() == 3600
