@@ -295,6 +295,26 @@ async def test_a_client_that_goes_away_is_an_everyday_event() -> None:
         assert echo.channels[0].state is ChannelState.FAILED
 
 
+async def test_a_client_that_is_gone_when_it_is_answered_is_an_everyday_event() -> None:
+    async def handle(channel: MessageChannel) -> None:
+        message = await channel.receive()
+        assert isinstance(message, Request)
+        while channel.is_connected:  # noqa: ASYNC110 (it has no event)
+            await trio.lowlevel.checkpoint()
+        failures.append(channel.failure)
+        await channel.send(Response(message.id, {}))
+
+    failures: list[object] = []
+    async with serving(handle, websocket=ONLY) as served:
+        client = served.connect()
+        peer = await upgrade(client)
+        await peer.say(Request(1, "x"))
+        await client.aclose()
+        await wait_all_tasks_blocked()
+        assert failures == [None]
+        assert served.names == []
+
+
 async def test_a_server_that_stops_lets_handlers_finish_and_says_that_it_goes_away() -> None:
     finish = trio.Event()
 

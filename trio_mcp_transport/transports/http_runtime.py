@@ -66,11 +66,15 @@ class HttpRuntime:
                 await self._handler(channel)
         except* Exception as group:
             error = lone_exception(group)
-            # A client that goes away in the middle is an everyday event.
-            if channel.failure is None or not isinstance(error, trio.BrokenResourceError):
+            # A client that goes away in the middle is an everyday event. A WebSocket whose end
+            # was seen may have something to deliver before that is its failure.
+            exchange = channel.context.exchange
+            gone = channel.failure is not None or not (exchange or channel.is_connected)
+            if not (gone and isinstance(error, trio.BrokenResourceError)):
+                what = "an exchange" if exchange else "a connection"
                 self.report(
                     "handler.failed",
-                    f"the handler of an exchange raised {type(error).__name__}",
+                    f"the handler of {what} raised {type(error).__name__}",
                     error,
                     channel.context,
                 )
