@@ -19,6 +19,7 @@ requirements = [
     *extras["cli"],
     *extras["compression"],
     *extras["mcp"],
+    *extras["speedups"],
     *extras["tls"],
 ]
 

@@ -139,7 +139,7 @@ def test_the_oldest_environment_has_the_lower_bounds() -> None:
     extras = project["optional-dependencies"]
     bounds = {
         tuple(requirement.split(">="))
-        for name in ("cli", "compression", "httpx", "mcp", "tls")
+        for name in ("cli", "compression", "httpx", "mcp", "speedups", "tls")
         for requirement in [*project["dependencies"], *extras[name]]
     }
     section = (ROOT / "tox.ini").read_text().split("[testenv:oldest]")[1].split("commands")[0]

@@ -49,11 +49,14 @@ def test_a_missing_extra_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         "zstandard",
         "httpx",
         "mcp",
+        "httptools",
         "OpenSSL",
         "service_identity",
     ):
         monkeypatch.delitem(sys.modules, module, raising=False)
-    assert features().extras == dict.fromkeys(("cli", "compression", "httpx", "mcp", "tls"), False)
+    assert features().extras == dict.fromkeys(
+        ("cli", "compression", "httpx", "mcp", "speedups", "tls"), False
+    )
 
 
 def test_asking_imports_no_extra() -> None:

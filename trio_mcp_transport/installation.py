@@ -22,6 +22,7 @@ _EXTRAS = {
     "compression": ("brotli", "lz4", "zstandard"),
     "httpx": ("httpx",),
     "mcp": ("mcp",),
+    "speedups": ("httptools",),
     "tls": ("OpenSSL", "service_identity"),
 }
 

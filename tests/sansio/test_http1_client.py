@@ -19,7 +19,7 @@ from trio_mcp_transport.sansio.http1_client import Http1Client
 from trio_mcp_transport.sansio.machine import NEED_DATA, PAUSED, EndOfData
 from trio_mcp_transport.testing import check_every_cut
 
-pytestmark = pytest.mark.sansio
+pytestmark = [pytest.mark.sansio, pytest.mark.usefixtures("http1_engine")]
 
 HOST = Headers([("Host", "a")])
 GET = RequestHead("GET", "/", HOST)

@@ -1,31 +1,37 @@
-"""The engine below the heads: each line is parsed once, and remembered within bounds."""
+"""The engines below the heads: each line is parsed once, and remembered within bounds."""
 
 from __future__ import annotations
 
+import importlib.util
+
 import pytest
+from http1_engines import INSTALLED
 
 from trio_mcp_transport.errors import RemoteProtocolError
 from trio_mcp_transport.sansio import http1_engine
+from trio_mcp_transport.sansio.headers import HeaderField
 from trio_mcp_transport.sansio.http1_engine import (
+    ENGINES,
     MAX_REMEMBERED_LENGTH,
     MAX_REMEMBERED_LINES,
     FieldParser,
+    choose_engine,
 )
 
 pytestmark = pytest.mark.sansio
 
 
-@pytest.fixture
-def parsed(monkeypatch: pytest.MonkeyPatch) -> list[list[bytes]]:
-    """What h11 was asked."""
+@pytest.fixture(params=INSTALLED)
+def parsed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[list[bytes]]:
+    """What the engine was asked, which is each of those that are installed."""
     asked: list[list[bytes]] = []
-    real = http1_engine._parse_with_h11
+    real = ENGINES[request.param]
 
-    def spy(lines: list[bytes]) -> list[tuple[bytes, bytes, str, str]]:
+    def spy(lines: list[bytes]) -> list[HeaderField]:
         asked.append(lines)
         return real(lines)
 
-    monkeypatch.setattr(http1_engine, "_parse_with_h11", spy)
+    monkeypatch.setattr(http1_engine, "_chosen", spy)
     return asked
 
 
@@ -41,6 +47,7 @@ def test_a_line_that_was_read_is_not_read_again(parsed: list[list[bytes]]) -> No
     assert parsed == [[b"Host: a", b"X: 1"], [b"X: 2", b"X:\t1 "]]
 
 
+@pytest.mark.usefixtures("parsed")
 def test_a_line_that_comes_twice_counts_twice() -> None:
     parser = FieldParser()
     for _ in range(2):
@@ -58,6 +65,7 @@ def test_connections_share_nothing(parsed: list[list[bytes]]) -> None:
     assert len(parsed) == 2
 
 
+@pytest.mark.usefixtures("parsed")
 @pytest.mark.parametrize("line", [b"", b"X", b": a", b"X : a", b"X Y: a", b"\xe4: a"])
 def test_what_is_no_field_is_refused_each_time_and_not_quoted(line: bytes) -> None:
     parser = FieldParser()
@@ -65,9 +73,39 @@ def test_what_is_no_field_is_refused_each_time_and_not_quoted(line: bytes) -> No
     for _ in range(2):
         with pytest.raises(RemoteProtocolError) as caught:
             parser.parse([b"A: b", line + b"hunter2"])
-        assert "hunter2" not in str(caught.value)
+        assert str(caught.value) == "illegal header line"
+        assert caught.value.__cause__ is None
+        assert caught.value.__suppress_context__
 
 
+@pytest.mark.usefixtures("parsed")
+def test_what_stands_between_lines_is_no_line() -> None:
+    for lines in ([b"A: b", b"", b"C: d"], [b"A: b\r\nC: d"], [b""]):
+        with pytest.raises(RemoteProtocolError):
+            FieldParser().parse(lines)
+
+
+@pytest.mark.usefixtures("parsed")
+def test_fields_that_mean_something_to_an_engine_are_fields_like_all_others() -> None:
+    lines = [b"Connection: keep-alive, Upgrade", b"Upgrade: websocket", b"Expect: 100-continue"]
+    for more in (b"Content-Length: 005 ", b"Transfer-Encoding: Chunked", b"Host: a", b"Upgrade:"):
+        headers = FieldParser().parse([*lines, more])
+        assert len(headers) == 4
+        name, _, value = more.decode().partition(":")
+        assert value.strip().lower() in headers.get_all(name)
+
+
+@pytest.mark.parametrize("installed", [["httptools", "h11"], ["h11"]])
+@pytest.mark.parametrize("wanted", ["", "h11", "httptools", "none such"])
+def test_the_engine_that_is_wanted_is_chosen_if_it_is_there(
+    monkeypatch: pytest.MonkeyPatch, wanted: str, installed: list[str]
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name in installed or None)
+    expected = wanted if wanted in installed else installed[0]
+    assert choose_engine(wanted) is ENGINES[expected]
+
+
+@pytest.mark.usefixtures("parsed")
 def test_what_is_remembered_is_bounded() -> None:
     parser = FieldParser()
     for number in range(1000):

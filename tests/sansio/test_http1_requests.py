@@ -13,7 +13,7 @@ from trio_mcp_transport.sansio.http1_server import Http1Server
 from trio_mcp_transport.sansio.machine import NEED_DATA, PAUSED, EndOfData
 from trio_mcp_transport.testing import check_every_cut
 
-pytestmark = pytest.mark.sansio
+pytestmark = [pytest.mark.sansio, pytest.mark.usefixtures("http1_engine")]
 
 ACCEPTED: dict[str, tuple[bytes, bytes]] = {
     "no body": (GET, b""),

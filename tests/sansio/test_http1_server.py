@@ -18,7 +18,7 @@ from trio_mcp_transport.sansio.http1 import (
 from trio_mcp_transport.sansio.http1_server import Http1Server
 from trio_mcp_transport.sansio.machine import NEED_DATA, PAUSED, EndOfData
 
-pytestmark = pytest.mark.sansio
+pytestmark = [pytest.mark.sansio, pytest.mark.usefixtures("http1_engine")]
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 HEAD = GET.replace(b"GET", b"HEAD")
