@@ -10,12 +10,20 @@ from http1_engines import INSTALLED
 from trio_mcp_transport.errors import RemoteProtocolError
 from trio_mcp_transport.sansio import http1_engine
 from trio_mcp_transport.sansio.headers import HeaderField
+from trio_mcp_transport.sansio.http1 import Http1Limits
 from trio_mcp_transport.sansio.http1_engine import (
     ENGINES,
     MAX_REMEMBERED_LENGTH,
     MAX_REMEMBERED_LINES,
     FieldParser,
     choose_engine,
+)
+from trio_mcp_transport.sansio.http1_head import (
+    MAX_REMEMBERED_HEAD,
+    MAX_REMEMBERED_HEADS,
+    HeadMemory,
+    HeadScanner,
+    parse_request,
 )
 
 pytestmark = pytest.mark.sansio
@@ -117,3 +125,60 @@ def test_what_is_remembered_is_bounded() -> None:
     long = b"Long: " + b"x" * MAX_REMEMBERED_LENGTH
     assert len(parser.parse([long])["long"]) == MAX_REMEMBERED_LENGTH
     assert long not in parser._known
+
+
+def test_a_head_that_was_read_is_not_read_again() -> None:
+    read: list[bytes] = []
+
+    def parse(head: bytes, parser: FieldParser) -> int:
+        read.append(head)
+        return len(read)
+
+    memory = HeadMemory(parse)
+    assert [memory.read(head) for head in (b"a", b"b", b"a", b"b")] == [1, 2, 1, 2]
+    assert read == [b"a", b"b"]
+
+
+def test_a_head_that_was_refused_is_refused_again() -> None:
+    memory = HeadMemory(parse_request)
+    for _ in range(2):
+        with pytest.raises(RemoteProtocolError):
+            memory.read(b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n")
+
+
+def test_the_heads_that_are_remembered_are_bounded() -> None:
+    memory = HeadMemory(lambda head, parser: [head])
+    for number in range(100):
+        head = b"%d" % number
+        assert memory.read(head) is memory.read(head)
+        assert len(memory._known) <= MAX_REMEMBERED_HEADS
+    long = b"x" * (MAX_REMEMBERED_HEAD + 1)
+    assert memory.read(long) is not memory.read(long)
+    assert memory.read(long[1:]) is memory.read(long[1:])
+
+
+def test_the_head_before_is_found_again_only_where_a_head_begins() -> None:
+    scanner = HeadScanner(Http1Limits(), "request")
+    head = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+    longer = b"GET / HTTP/1.1\r\nHost: a\r\nX: y\r\n\r\n"
+    buffer = bytearray(head + head + longer + head[:-1])
+    first = scanner.scan(buffer)
+    assert first == head
+    assert scanner.scan(buffer) is first
+    assert scanner.scan(buffer) == longer
+    assert scanner.scan(buffer) is None
+    buffer += head[-1:] + longer
+    assert scanner.scan(buffer) == head
+    assert scanner.scan(buffer) == longer
+    assert not buffer
+
+
+def test_a_long_head_before_is_not_kept() -> None:
+    scanner = HeadScanner(Http1Limits(), "request")
+    long = b"GET /%b HTTP/1.1\r\n\r\n" % (b"x" * MAX_REMEMBERED_HEAD)
+    buffer = bytearray(long + long)
+    first = scanner.scan(buffer)
+    assert first == long
+    second = scanner.scan(buffer)
+    assert second == long
+    assert second is not first

@@ -34,8 +34,7 @@ from .http1 import (
     ResponseHead,
 )
 from .http1_body import BodyReader, body_reader
-from .http1_engine import FieldParser
-from .http1_head import UNTIL_CLOSE, HeadScanner, check_first_bytes, parse_response
+from .http1_head import UNTIL_CLOSE, HeadMemory, HeadScanner, check_first_bytes, parse_response
 from .machine import NEED_DATA, PAUSED, EndOfData, NeedData, Paused
 
 __all__ = ["ClientEvent", "Http1Client"]
@@ -77,13 +76,13 @@ class Http1Client:
         "_buffer",
         "_eof",
         "_fault",
+        "_heads",
         "_informational",
         "_is_connect",
         "_is_head",
         "_keep_alive",
         "_limits",
         "_max_body_bytes",
-        "_parser",
         "_reader",
         "_receiving",
         "_scanner",
@@ -92,7 +91,7 @@ class Http1Client:
     def __init__(self, limits: Http1Limits | None = None) -> None:
         self._limits = Http1Limits() if limits is None else limits
         self._scanner = HeadScanner(self._limits, "response")
-        self._parser = FieldParser()
+        self._heads = HeadMemory(parse_response)
         self._buffer = bytearray()
         self._eof = False
         self._fault: RemoteProtocolError | None = None
@@ -241,7 +240,7 @@ class Http1Client:
         return NEED_DATA
 
     def _take_head(self, head: bytes) -> InformationalResponse | ResponseHead:
-        status, reason, headers, framing, keep_alive = parse_response(head, self._parser)
+        status, reason, headers, framing, keep_alive = self._heads.read(head)
         if status == 101:
             # RFC 9110, section 7.8: "A server MUST NOT switch to a protocol that was not
             # indicated by the client in the corresponding request's Upgrade header field."

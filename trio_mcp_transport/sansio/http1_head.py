@@ -9,14 +9,30 @@ smuggling, is why all framing that two programs could read differently is refuse
 from __future__ import annotations
 
 import re
-from typing import Final, Literal
+from collections.abc import Callable
+from typing import Final, Generic, Literal, TypeVar
 
 from ..errors import RemoteProtocolError
 from .headers import Headers
 from .http1 import Http1Limits, RequestHead
 from .http1_engine import FieldParser
 
-__all__ = ["CHUNKED", "UNTIL_CLOSE", "Framing", "HeadScanner", "parse_request", "parse_response"]
+__all__ = [
+    "CHUNKED",
+    "UNTIL_CLOSE",
+    "Framing",
+    "HeadMemory",
+    "HeadScanner",
+    "parse_request",
+    "parse_response",
+]
+
+_T = TypeVar("_T")
+
+#: Heads of one direction of a connection that are remembered, and the longest of them in
+#: bytes: 8 KiB at most. A client has a few that it sends again and again.
+MAX_REMEMBERED_HEADS = 4
+MAX_REMEMBERED_HEAD = 2048
 
 #: The body is in chunks.
 CHUNKED: Final = "chunked"
@@ -55,11 +71,12 @@ class HeadScanner:
         kind: What it is the head of.
     """
 
-    __slots__ = ("_count", "_kind", "_limits", "_line_end", "_line_start", "_searched")
+    __slots__ = ("_count", "_kind", "_last", "_limits", "_line_end", "_line_start", "_searched")
 
     def __init__(self, limits: Http1Limits, kind: Literal["request", "response"]) -> None:
         self._limits = limits
         self._kind = kind
+        self._last: bytes | None = None  # the head before; it kept the limits
         self._reset()
 
     def _reset(self) -> None:
@@ -80,6 +97,11 @@ class HeadScanner:
         Raises:
             RemoteProtocolError: It is over a limit, or has a line without CR LF.
         """
+        last = self._last
+        if last is not None and not self._searched and buffer.startswith(last):
+            # A head ends with its first empty line, so this is the whole of it.
+            del buffer[: len(last)]
+            return last
         length = self._quick(buffer) if self._searched == 0 else None
         if length is None:
             length = self._line_by_line(buffer)
@@ -88,6 +110,7 @@ class HeadScanner:
         head = bytes(buffer[:length])
         del buffer[:length]
         self._reset()
+        self._last = head if length <= MAX_REMEMBERED_HEAD else None
         return head
 
     def _quick(self, buffer: bytearray) -> int | None:
@@ -140,6 +163,39 @@ class HeadScanner:
                         f"there are more than {limits.max_headers} header fields", status=431
                     )
             self._line_start = end
+
+
+class HeadMemory(Generic[_T]):
+    """Parses the heads of one direction of one connection, each once.
+
+    What a head means depends on its bytes alone, and most come again byte for byte; so one
+    that was read is not read again. One that was refused is not remembered.
+
+    Args:
+        parse: `parse_request` or `parse_response`.
+    """
+
+    __slots__ = ("_known", "_parse", "_parser")
+
+    def __init__(self, parse: Callable[[bytes, FieldParser], _T]) -> None:
+        self._parse = parse
+        self._parser = FieldParser()
+        self._known: dict[bytes, _T] = {}
+
+    def read(self, head: bytes) -> _T:
+        """What the head says; the same object for the same bytes, as far as it is remembered.
+
+        Raises:
+            RemoteProtocolError: As what parses it.
+        """
+        found = self._known.get(head)
+        if found is None:
+            found = self._parse(head, self._parser)
+            if len(head) <= MAX_REMEMBERED_HEAD:
+                if len(self._known) >= MAX_REMEMBERED_HEADS:
+                    self._known.clear()
+                self._known[head] = found
+        return found
 
 
 def check_first_bytes(buffer: bytearray, kind: Literal["request", "response"]) -> None:

@@ -39,8 +39,15 @@ from .http1 import (
     status_line,
 )
 from .http1_body import BodyReader, body_reader
-from .http1_engine import FieldParser
-from .http1_head import CHUNKED, UNTIL_CLOSE, Framing, HeadScanner, check_first_bytes, parse_request
+from .http1_head import (
+    CHUNKED,
+    UNTIL_CLOSE,
+    Framing,
+    HeadMemory,
+    HeadScanner,
+    check_first_bytes,
+    parse_request,
+)
 from .machine import NEED_DATA, PAUSED, EndOfData, NeedData, Paused
 
 __all__ = ["Http1Server", "ServerEvent"]
@@ -96,10 +103,10 @@ class Http1Server:
         "_eof",
         "_fault",
         "_framing",
+        "_heads",
         "_limits",
         "_method",
         "_own_words",
-        "_parser",
         "_reader",
         "_receiving",
         "_remaining",
@@ -113,7 +120,7 @@ class Http1Server:
     def __init__(self, limits: Http1Limits | None = None) -> None:
         self._limits = Http1Limits() if limits is None else limits
         self._scanner = HeadScanner(self._limits, "request")
-        self._parser = FieldParser()
+        self._heads = HeadMemory(parse_request)
         self._buffer = bytearray()
         self._eof = False
         self._fault: RemoteProtocolError | None = None
@@ -237,7 +244,7 @@ class Http1Server:
             if self._eof:
                 raise RemoteProtocolError("the connection ended in the middle of a head")
             return NEED_DATA
-        self._request, self._framing, keep_alive = parse_request(head, self._parser)
+        self._request, self._framing, keep_alive = self._heads.read(head)
         self._close = not keep_alive
         self._receiving = _HELD
         self._sending = _READY
