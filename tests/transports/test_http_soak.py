@@ -66,7 +66,7 @@ def own_objects() -> Counter[str]:
     return Counter(
         type(each).__qualname__
         for each in gc.get_objects()
-        if type(each).__module__.startswith("trio_mcp_transport")
+        if str(type(each).__module__).startswith("trio_mcp_transport")  # not text in each C module
     )
 
 
