@@ -451,3 +451,55 @@ def test_misuse_is_told_and_changes_nothing(case: str) -> None:
         assert isinstance(machine.next_event(), RequestHead)
     assert machine.send_response(ResponseHead(200))
     machine.start_next_cycle()
+
+
+def next_request(machine: Http1Server, data: bytes, *, accept: bool = True) -> None:
+    machine.start_next_cycle()
+    machine.receive_data(data)
+    assert isinstance(machine.next_event(), RequestHead)
+    if accept:
+        machine.accept_body(1000)
+        while not isinstance(machine.next_event(), EndOfBody):
+            pass
+
+
+def test_a_head_that_is_sent_again_has_the_length_of_its_own_body() -> None:
+    head = ResponseHead(200, PLAIN)
+    machine = read(GET)
+    start = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: "
+    assert machine.send_response(head, b"one") == start + b"3\r\n\r\none"
+    next_request(machine, GET)
+    assert machine.send_response(head, b"three") == start + b"5\r\n\r\nthree"
+    with pytest.raises(LocalProtocolError):
+        machine.send_response(head, b"again")
+    next_request(machine, HEAD)
+    assert machine.send_response(head, b"three") == start + b"5\r\n\r\n"
+    next_request(machine, GET)
+    assert machine.send_response(ResponseHead(204)) == b"HTTP/1.1 204 No Content\r\n\r\n"
+    next_request(machine, GET.replace(b"Host", b"Connection: close\r\nHost"))
+    assert machine.send_response(head) == start + b"0\r\nConnection: close\r\n\r\n"
+    assert machine.must_close
+
+
+def test_a_head_that_is_sent_again_closes_a_connection_whose_body_was_not_read() -> None:
+    head = ResponseHead(200, PLAIN)
+    machine = read(GET)
+    machine.send_response(head, b"one")
+    next_request(machine, POST, accept=False)
+    assert b"Connection: close\r\n" in machine.send_response(head, b"one")
+    assert machine.must_close
+
+
+@pytest.mark.parametrize("field", ["Connection", "Upgrade", "Content-Length"])
+def test_a_head_that_says_more_than_its_fields_says_so_each_time(field: str) -> None:
+    value = {"Content-Length": "2", "Connection": "close"}.get(field, "websocket")
+    head = ResponseHead(200, Headers([(field, value)]))
+    machine = read(GET)
+    first = machine.send_response(head, b"hi")
+    assert first.count(b"Content-Length: 2\r\n") == 1
+    if field == "Connection":
+        assert machine.must_close
+        return
+    for _ in range(2):
+        next_request(machine, GET)
+        assert machine.send_response(head, b"hi") == first

@@ -107,6 +107,8 @@ class Http1Server:
         "_limits",
         "_method",
         "_own_words",
+        "_plain",
+        "_plain_start",
         "_reader",
         "_receiving",
         "_remaining",
@@ -137,6 +139,10 @@ class Http1Server:
         # come of a known length.
         self._response_framing: Framing | None = None
         self._remaining = 0
+        # The head of a response before in which no field has to do with framing, and its
+        # bytes without any length: most come again.
+        self._plain: ResponseHead | None = None
+        self._plain_start = b""
 
     @property
     def keep_alive(self) -> bool:
@@ -328,6 +334,11 @@ class Http1Server:
             LocalProtocolError: As `send`.
         """
         self._check_ready()
+        if head is self._plain and self._receiving is _DONE and not self._close:
+            self._sending = _SENT
+            if self._request is not None and self._request.method == "HEAD":
+                return b"%bContent-Length: %d\r\n\r\n" % (self._plain_start, len(body))
+            return b"%bContent-Length: %d\r\n\r\n%b" % (self._plain_start, len(body), body)
         status, headers = head.status, head.headers
         self._check_head(status, headers)
         is_head = self._request is not None and self._request.method == "HEAD"
@@ -345,14 +356,10 @@ class Http1Server:
             length = b""
         close = self._decide_close(headers)
         self._sending = _SENT
-        return b"".join((
-            status_line(status, head.reason),
-            headers.wire,
-            length,
-            close,
-            b"\r\n",
-            b"" if is_head else body,
-        ))
+        start = status_line(status, head.reason) + headers.wire
+        if length and not close and "connection" not in headers and "upgrade" not in headers:
+            self._plain, self._plain_start = head, start
+        return b"".join((start, length, close, b"\r\n", b"" if is_head else body))
 
     def _send_head(self, head: ResponseHead) -> bytes:
         self._check_ready()
