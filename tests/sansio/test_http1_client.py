@@ -359,3 +359,51 @@ def test_a_request_for_a_tunnel_has_no_body() -> None:
         machine.send_request(TUNNEL, b"x")
     sent = machine.send_request(TUNNEL)
     assert sent == b"CONNECT h:443 HTTP/1.1\r\nHost: h:443\r\n\r\n"
+
+
+def ask_again(machine: Http1Client, head: RequestHead, body: bytes = b"") -> bytes:
+    """Ask, and be answered, on a connection that goes on."""
+    sent = machine.send_request(head, body)
+    machine.receive_data(OK if head.method != "HEAD" else OK[:-2])
+    while machine.next_event() is not PAUSED:
+        pass
+    machine.start_next_cycle()
+    return sent
+
+
+def test_a_head_that_is_sent_again_has_the_length_of_its_own_body() -> None:
+    machine = Http1Client()
+    post = RequestHead("POST", "/a", HOST)
+    start = b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: "
+    assert ask_again(machine, post, b"one") == start + b"3\r\n\r\none"
+    assert ask_again(machine, post, b"three") == start + b"5\r\n\r\nthree"
+    assert ask_again(machine, post) == start + b"0\r\n\r\n"
+    assert ask_again(machine, GET) == b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+    assert ask_again(machine, GET, b"x") == (
+        b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx"
+    )
+    assert ask_again(machine, GET) == b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+    head = RequestHead("HEAD", "/", HOST)
+    for _ in range(2):
+        assert ask_again(machine, head) == b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n"
+    assert ask_again(machine, post, b"one") == start + b"3\r\n\r\none"
+
+
+def test_a_head_that_cannot_be_sent_is_refused_between_those_that_can() -> None:
+    machine = Http1Client()
+    ask_again(machine, GET)
+    for wrong in (RequestHead("GET", "/ ", HOST), RequestHead("GET", "/", Headers())):
+        for _ in range(2):
+            with pytest.raises(LocalProtocolError):
+                machine.send_request(wrong)
+    assert ask_again(machine, GET) == b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+def test_a_head_that_closes_the_connection_closes_it_after_others() -> None:
+    machine = Http1Client()
+    ask_again(machine, GET)
+    machine.send_request(RequestHead("GET", "/", HOST.with_("Connection", "close")))
+    machine.receive_data(OK)
+    while machine.next_event() is not PAUSED:
+        pass
+    assert not machine.reusable

@@ -459,3 +459,38 @@ async def test_a_connection_that_dies_on_its_way_to_who_waits_is_replaced() -> N
         await servers.servers[1].send_all(OK)
         await trio.testing.wait_all_tasks_blocked()
         assert pool.statistics() == IDLE
+
+
+async def test_the_same_headers_go_to_each_url_with_its_own_host() -> None:
+    seen: list[bytes] = []
+
+    async def handler(server: SocketStream) -> None:
+        while request := await read_request(server):
+            seen.append(request.partition(b"\r\n\r\n")[0])
+            await server.send_all(OK)
+
+    headers = Headers([("A", "b")])
+    async with pool_of(handler) as (pool, _):
+        for method, url in 2 * [
+            ("GET", "http://one.example/x"),
+            ("GET", "http://two.example/x"),
+            ("DELETE", "http://two.example/x"),
+            ("DELETE", "http://two.example/y"),
+        ]:
+            async with pool.request(method, url, headers=headers) as response:
+                await response.read(100)
+    expected = [
+        b"GET /x HTTP/1.1\r\nHost: one.example\r\nA: b",
+        b"GET /x HTTP/1.1\r\nHost: two.example\r\nA: b",
+        b"DELETE /x HTTP/1.1\r\nHost: two.example\r\nA: b",
+        b"DELETE /y HTTP/1.1\r\nHost: two.example\r\nA: b",
+    ]
+    assert seen == 2 * expected
+
+
+def test_many_different_headers_do_not_pile_up() -> None:
+    pool = HttpPool()
+    for number in range(1000):
+        pool.request("GET", URL, headers=Headers([("A", str(number))]))
+    assert len(pool._heads) <= 64
+    pool.close()

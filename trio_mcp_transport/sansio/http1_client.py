@@ -86,12 +86,17 @@ class Http1Client:
         "_reader",
         "_receiving",
         "_scanner",
+        "_sent",
+        "_start",
     )
 
     def __init__(self, limits: Http1Limits | None = None) -> None:
         self._limits = Http1Limits() if limits is None else limits
         self._scanner = HeadScanner(self._limits, "response")
         self._heads = HeadMemory(parse_response)
+        # The head that was sent last, and its bytes but for the length: most are sent again.
+        self._sent: RequestHead | None = None
+        self._start = b""
         self._buffer = bytearray()
         self._eof = False
         self._fault: RemoteProtocolError | None = None
@@ -145,6 +150,17 @@ class Http1Client:
             raise LocalProtocolError(f"a request on a connection that is {self._receiving.value}")
         if not self.reusable:
             raise LocalProtocolError("a request on a connection that ends")
+        if head is not self._sent:
+            self._prepare(head, body)
+        self._max_body_bytes = max_body_bytes
+        self._informational = 0
+        self._receiving = _HEAD
+        if body or head.method in _SAYS_EMPTY:
+            return b"%bContent-Length: %d\r\n\r\n%b" % (self._start, len(body), body)
+        return self._start + b"\r\n"
+
+    def _prepare(self, head: RequestHead, body: bytes) -> None:
+        """Check a head that is not that of the request before, and make its bytes."""
         method, headers = head.method, head.headers
         if not _METHOD.fullmatch(method) or (method == "CONNECT" and body):
             raise LocalProtocolError(f"{method!r:.100} is no method that can be sent like that")
@@ -160,14 +176,9 @@ class Http1Client:
         self._asked_to_upgrade = "upgrade" in options and "upgrade" in headers
         self._is_head = method == "HEAD"
         self._is_connect = method == "CONNECT"
-        self._max_body_bytes = max_body_bytes
-        self._informational = 0
-        self._receiving = _HEAD
-        length = b""
-        if body or method in _SAYS_EMPTY:
-            length = b"Content-Length: %d\r\n" % len(body)
-        line = f"{method} {head.target} HTTP/1.1\r\n".encode("ascii")
-        return b"".join((line, headers.wire, length, b"\r\n", body))
+        self._start = f"{method} {head.target} HTTP/1.1\r\n".encode("ascii") + headers.wire
+        # Whether it may have a body is no matter of the head alone.
+        self._sent = None if self._is_connect else head
 
     def send_failed(self) -> None:
         """Tell that the request was not written, or not all of it.

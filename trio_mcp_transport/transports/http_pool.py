@@ -46,6 +46,8 @@ KEEP_ALIVE_MARGIN = 1.0
 DEFAULT_MAX_POOL_CONNECTIONS = 100
 #: URLs whose parts are remembered. MCP has one or two per server.
 _MAX_PARSED_URLS = 64
+#: Heads that are remembered. MCP has one per tool that is called.
+_MAX_HEADS = 64
 
 _URL = re.compile(r"(?i:(https?)://)([^/?#@]*)([/?][\x21\x22\x24-\x7e]*)?")
 
@@ -124,6 +126,8 @@ class HttpPool(HttpSender):
         self._waiters: deque[_Waiter] = deque()
         self._opening: set[trio.CancelScope] = set()
         self._parsed_urls: dict[str, tuple[Route, str, str]] = {}
+        # By the identity of the headers, which are kept as long as that.
+        self._heads: dict[tuple[str, str, int], tuple[Headers, Route, RequestHead]] = {}
 
     def __repr__(self) -> str:
         numbers = self.statistics()
@@ -147,11 +151,24 @@ class HttpPool(HttpSender):
 
         As `HttpSender.request`. A request that is not valid HTTP is a `LocalProtocolError`.
         """
-        route, target, authority = self._parse(url)
-        if "host" not in headers:
-            headers = Headers.from_parser([(b"Host", authority.encode()), *headers.raw])
-        head = RequestHead(method, target, headers)
+        key = (method, url, id(headers))
+        found = self._heads.get(key)
+        if found is None:
+            found = self._make_head(method, url, headers)
+            if len(self._heads) >= _MAX_HEADS:
+                self._heads.clear()
+            self._heads[key] = found
+        _, route, head = found
         return RoundTrip(self, route, head, body, head_timeout, on_written)
+
+    def _make_head(
+        self, method: str, url: str, headers: Headers
+    ) -> tuple[Headers, Route, RequestHead]:
+        route, target, authority = self._parse(url)
+        own = headers
+        if "host" not in headers:
+            own = Headers.from_parser([(b"Host", authority.encode()), *headers.raw])
+        return headers, route, RequestHead(method, target, own)
 
     def _parse(self, url: str) -> tuple[Route, str, str]:
         """Where a URL leads, what to ask for there, and the value of Host."""
