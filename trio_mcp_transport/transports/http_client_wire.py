@@ -134,7 +134,11 @@ class Wire(ABC):
         check_encoding(response.headers, status)
         kind = kind_of_body(response.headers)
         if kind == "json":
-            body = await response.read(self._port.options.max_message_bytes)
+            limit = self._port.options.max_message_bytes
+            # Mostly it came with the head, and this task has only just waited for that.
+            body = None if exchange.scope.cancel_called else response.read_nowait(limit)
+            if body is None:
+                body = await response.read(limit)
             self._port.count_read(len(body))
             await self._take_document(body, exchange, response.headers)
         elif kind == "sse":
