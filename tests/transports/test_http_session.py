@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import trio
-from http_served import INITIALIZE, LEGACY, RESULT, RESUMABLE, Application, serving
+from http_served import INITIALIZE, LEGACY, MODERN, RESULT, RESUMABLE, Application, serving
 from trio.testing import MockClock
 
 from trio_mcp_transport import (
@@ -14,10 +14,12 @@ from trio_mcp_transport import (
     MessageChannel,
     Notification,
     Peer,
+    Request,
     Response,
     Router,
 )
 from trio_mcp_transport.sansio.mcp_http.options import HttpServerOptions
+from trio_mcp_transport.sansio.mcp_http.replies import Reply
 from trio_mcp_transport.stores.memory_events import MemoryEventStore
 from trio_mcp_transport.transports.http_serving import HttpServing
 
@@ -199,6 +201,55 @@ async def test_an_authenticator_that_fails_refuses_the_request(autojump_clock: M
         assert status == 500
         assert b"directory" not in body
         assert served.names == ["request.failed"]
+
+
+async def test_who_sends_is_asked_for_each_request_however_alike_they_are(
+    autojump_clock: MockClock,
+) -> None:
+    answers: list[str | Reply] = ["alice", "bob", "alice", Reply(401)]
+    asked: list[object] = []
+    seen: list[tuple[str | None, str | None, object]] = []
+
+    async def authenticate(head: object, facts: object) -> str | Reply:
+        await trio.lowlevel.checkpoint()
+        asked.append(head)
+        return answers[len(asked) - 1]
+
+    class Looks(Application):
+        async def answer(self, channel: MessageChannel, request: Request) -> None:
+            context = channel.context
+            seen.append((context.principal, context.protocol_version, context.headers))
+            await super().answer(channel, request)
+
+    async with serving(Looks(), http=HttpServing(authenticate=authenticate)) as served:
+        client = served.connect()
+        statuses = []
+        for _ in answers:
+            await client.call()
+            statuses.append((await client.responses.whole())[0])
+    assert statuses == [200, 200, 200, 401]
+    assert [principal for principal, _, _ in seen] == ["alice", "bob", "alice"]
+    assert {revision for _, revision, _ in seen} == {MODERN}
+    assert asked[0] is asked[3], "the head was not remembered: this test proves nothing"
+
+
+async def test_channels_of_requests_that_are_not_alike_have_their_own_headers(
+    autojump_clock: MockClock,
+) -> None:
+    seen: list[str | None] = []
+
+    class Looks(Application):
+        async def answer(self, channel: MessageChannel, request: Request) -> None:
+            assert channel.context.headers is not None
+            seen.append(channel.context.headers.get("mcp-name"))
+            await super().answer(channel, request)
+
+    async with serving(Looks()) as served:
+        client = served.connect()
+        for name in ("a", "b", "b", "a", "b"):
+            await client.call(name)
+            assert (await client.responses.whole())[0] == 200
+    assert seen == ["a", "b", "b", "a", "b"]
 
 
 # -- the end -----------------------------------------------------------------------------

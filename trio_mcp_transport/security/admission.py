@@ -184,6 +184,14 @@ class Doorkeeper:
         #: Likewise for the allowed origins, as they were seen: at most a few of each.
         self._told: dict[tuple[str, str], Headers] = {}
 
+    @property
+    def is_constant(self) -> bool:
+        """Whether `admit` says the same each time of the same head and facts.
+
+        So it is without an authenticator, who may change his mind.
+        """
+        return self._authenticate is None
+
     def judge(self, head: RequestHead, facts: ConnectionFacts) -> Verdict:
         """Host, Origin and preflight: the whole decision but for authentication. Pure.
 

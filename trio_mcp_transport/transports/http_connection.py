@@ -60,7 +60,7 @@ from ..sansio.http1_server import Http1Server
 from ..sansio.machine import NEED_DATA, EndOfData
 from ..security.facts import ConnectionFacts
 from .channel_state import half_closeable
-from .http_request import HttpRequestStream, RequestTaker, Switched
+from .http_request import HttpRequestStream, KnownHead, RequestTaker, Switched
 from .outbox import Outbox
 from .stream_channel import SupportsClose
 
@@ -133,6 +133,7 @@ class HttpConnection:
         self._pause: trio.CancelScope | None = None  # around reading on past a held request
         self._timer = deadlines.timer(self._timed)
         self._request: _ConnectionRequest | None = None
+        self._known = KnownHead(None)
         self._outbox: Outbox
         self._nursery: trio.Nursery
         self._handling = False  # whether this connection's task is in the service
@@ -258,6 +259,9 @@ class HttpConnection:
             if head is None:
                 return
             request = self._request = _ConnectionRequest(self, head)
+            if head is not self._known.head:
+                self._known = KnownHead(head)
+            request.known = self._known
             if self._turned_away:
                 self._service.turn_away(request)
                 return

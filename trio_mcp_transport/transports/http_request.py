@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import trio
 
@@ -21,7 +21,19 @@ from ..sansio.mcp_http.replies import Reply
 from ..security.facts import ConnectionFacts
 from .http_unsent import Unsent
 
-__all__ = ["DecoratedStream", "HttpRequestStream", "RequestTaker", "Switched", "write_reply"]
+if TYPE_CHECKING:
+    from ..abc import ChannelContext
+    from ..sansio.mcp_http.server import ReadBody
+    from ..security.admission import Admitted
+
+__all__ = [
+    "DecoratedStream",
+    "HttpRequestStream",
+    "KnownHead",
+    "RequestTaker",
+    "Switched",
+    "write_reply",
+]
 
 
 class Switched(NamedTuple):
@@ -39,6 +51,34 @@ class Switched(NamedTuple):
     eof: bool
 
 
+class KnownHead:
+    """What was found out about a head: the same for each request of a connection with it.
+
+    A connection that gets the same head again, the same object, hands this on with it. What is
+    put into it must depend on the head and the facts of the connection alone, never on who
+    authenticated, the time, a session or a body.
+
+    Args:
+        head: The head.
+
+    Attributes:
+        head: As given.
+        admitted: That it was admitted.
+        extra: What each response carries beside its own headers.
+        judged: That its body may be read.
+        context: The context of a channel for it.
+    """
+
+    __slots__ = ("admitted", "context", "extra", "head", "judged")
+
+    def __init__(self, head: RequestHead | None) -> None:
+        self.head = head
+        self.admitted: Admitted | None = None
+        self.extra: Headers | None = None
+        self.judged: ReadBody | None = None
+        self.context: ChannelContext | None = None
+
+
 class HttpRequestStream(ABC):
     """One HTTP request and the way back for its response.
 
@@ -52,6 +92,7 @@ class HttpRequestStream(ABC):
         on_gone: Called once, synchronously, when the client went away before the response
             was complete (its connection ended or failed, or took nothing for too long).
             Nothing that is written from then on goes anywhere.
+        known: What was found out about this head before; None where nobody keeps that.
     """
 
     head: RequestHead
@@ -59,6 +100,7 @@ class HttpRequestStream(ABC):
     mount: str = ""
     may_wait: bool = False
     on_gone: Callable[[], object] | None = None
+    known: KnownHead | None = None
 
     @abstractmethod
     async def read_body(self, max_bytes: int) -> bytes:

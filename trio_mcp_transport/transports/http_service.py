@@ -40,6 +40,7 @@ from ..sansio.mcp_http.replies import Reply, error_reply, method_not_allowed, un
 from ..sansio.mcp_http.server import (
     Deliver,
     EndSession,
+    HeadVerdict,
     OpenSse,
     OpenStream,
     ReadBody,
@@ -48,7 +49,7 @@ from ..sansio.mcp_http.server import (
     StartExchange,
 )
 from ..sansio.mcp_http.sessions import Delivery, SessionRecord
-from ..security.admission import Answered, Doorkeeper
+from ..security.admission import Admitted, Answered, Doorkeeper, Verdict
 from ..security.facts import Address, ConnectionFacts
 from ..stores.memory_events import MemoryEventStore
 from .http_channel import HttpServerChannel
@@ -202,8 +203,12 @@ class HttpService:
         write_reply(carrier, unavailable("too many connections", self.options.retry_after))
 
     async def _handle(self, request: HttpRequestStream) -> None:
-        head = request.head
-        admitted = await self._doorkeeper.admit(head, request.facts)
+        head, known = request.head, request.known
+        admitted: Verdict | None = None if known is None else known.admitted
+        if admitted is None:
+            admitted = await self._doorkeeper.admit(head, request.facts)
+            if known is not None and type(admitted) is Admitted and self._doorkeeper.is_constant:
+                known.admitted = admitted
         carrier = self._decorated(request)
         if isinstance(admitted, Answered):
             if admitted.reason:
@@ -216,7 +221,11 @@ class HttpService:
                 carrier, lambda name: self._websocket_context(name, carrier, facts, principal)
             )
             return
-        judged = endpoint.judge_head(head, principal=principal, now=trio.current_time())
+        judged: HeadVerdict | None = None if known is None else known.judged
+        if judged is None:
+            judged = endpoint.judge_head(head, principal=principal, now=trio.current_time())
+            if known is not None and judged is endpoint.read_body:
+                known.judged = endpoint.read_body
         if type(judged) is ReadBody:
             try:
                 body = await request.read_body(judged.limit)
@@ -274,7 +283,12 @@ class HttpService:
         )
 
     def _decorated(self, request: HttpRequestStream) -> HttpRequestStream:
-        extra = self._doorkeeper.response_headers(request.head, request.facts)
+        known = request.known
+        extra = None if known is None else known.extra
+        if extra is None:
+            extra = self._doorkeeper.response_headers(request.head, request.facts)
+            if known is not None:
+                known.extra = extra
         return DecoratedStream(request, extra) if len(extra) else request
 
     def _stopping(self) -> Reply:
@@ -290,7 +304,17 @@ class HttpService:
         *,
         exchange: bool = True,
     ) -> ChannelContext:
-        return ChannelContext(
+        known = request.known
+        if known is not None and exchange and session is None:
+            found = known.context
+            if (
+                found is not None
+                and found.protocol_version == revision
+                and found.principal == principal
+                and known.admitted is not None
+            ):
+                return found
+        context = ChannelContext(
             transport=self._transport,
             local_address=_as_text(facts.local_address),
             peer_address=_as_text(facts.peer_address),
@@ -303,6 +327,9 @@ class HttpService:
             exchange=exchange,
             revisions=self._revisions,
         )
+        if known is not None and exchange and session is None:
+            known.context = context
+        return context
 
     def _websocket_context(
         self, name: str, request: HttpRequestStream, facts: ConnectionFacts, principal: str | None

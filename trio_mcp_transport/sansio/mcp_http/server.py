@@ -94,6 +94,8 @@ class ServerEndpoint:
         options: As given.
         sessions: The legacy sessions.
         exchanges: How many exchanges are in flight.
+        read_body: What `judge_head` says of a POST to the path of Streamable HTTP whose head
+            is in order, which depends on the head alone: it may be remembered for that head.
     """
 
     def __init__(
@@ -114,7 +116,7 @@ class ServerEndpoint:
         self._legacy = LegacyServer(options, self.sessions, new_id)
         self._sse = SseServer(options, self.sessions, new_id)
         self._two_path = TwoPathServer(options)
-        self._read_body = ReadBody(options.max_message_bytes)
+        self.read_body = ReadBody(options.max_message_bytes)
         # A path is served with and without a slash at its end: a redirect would lose the
         # body of a POST with many a client.
         self._wires = {
@@ -246,7 +248,7 @@ class ServerEndpoint:
             # text/event-stream as supported content types."
             if not read_accept(head.headers.get("accept")).sse:
                 return not_acceptable("application/json and text/event-stream")
-            return self._read_body
+            return self.read_body
         if head.method == "GET":
             return self._legacy.judge_get(head, principal=principal, now=now)
         if head.method == "DELETE":
