@@ -127,6 +127,21 @@ async def test_closing_shakes_hands_and_drops_what_still_comes(
     assert channel.statistics().messages_received == 0
 
 
+@pytest.mark.parametrize(("role", "seconds"), [("server", 0.0), ("client", 1.0)])
+async def test_the_server_is_the_first_to_end_the_connection(
+    role: Role, seconds: float, autojump_clock: MockClock
+) -> None:
+    async with (
+        channel_and_peer(memory_stream_pair(), role) as (channel, peer),
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(channel.aclose)
+        await peer.closed()
+        shaken = trio.current_time()
+        await peer.ended()
+        assert trio.current_time() - shaken == seconds
+
+
 async def test_a_draining_server_says_that_it_goes_away() -> None:
     async with (
         channel_and_peer(memory_stream_pair()) as (channel, peer),
