@@ -325,7 +325,8 @@ class WebEndpoint(Endpoint, frozen=True):
         if parse_authority(authority, 80) is None:
             # Not shown: it may have a password.
             raise ConfigurationError(
-                "proxy must be http://HOST:PORT or http://USER:PASSWORD@HOST:PORT"
+                "proxy must be http://HOST:PORT or http://USER:PASSWORD@HOST:PORT (what is"
+                " percent-encoded there is encoded twice where it stands in another URL)"
             )
         if user == HIDDEN:
             raise ConfigurationError(f"proxy: {HIDDEN} only stands for what is not shown")

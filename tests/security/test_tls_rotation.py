@@ -213,6 +213,9 @@ def test_a_reload_that_failed_is_tried_again_after_the_interval(
         patched.setattr(TlsServer, "_load", fail)
         with pytest.raises(ConfigurationError, match=r"^cert_file: Too many"):
             renewed.server.reload()
+        renewed.clock.now += 60
+        renewed.connect()
+        assert renewed.events == []  # whoever called it was told
     renewed.clock.now += 60
     assert renewed.shown() == new
 

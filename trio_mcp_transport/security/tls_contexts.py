@@ -104,8 +104,9 @@ class _Side:
         self._files.look()
         try:
             self._read()
-        except ConfigurationError:
+        except ConfigurationError as error:
             self._files.forget()
+            self._failure = str(error)
             raise
         self._failure = None
         self._expiry.reset()
@@ -113,10 +114,14 @@ class _Side:
     def _refresh(self) -> None:
         now = self._clock()
         if self._files.has_changed(now):
+            known = self._failure
             try:
                 _Side.reload(self)
             except ConfigurationError as error:
-                self._report_failure(error)
+                if str(error) != known:  # told once, though each look tries them again
+                    message = f"changed certificate files are not used: {error}"
+                    event = ChannelEvent(name="reload.failed", message=message, error=error)
+                    report(self._on_event, event)
         for certificate in self._expiry.find(self._own_certificates(), now):
             days = certificate.expires_in(now) / 86_400
             when = f"expires in {days:.1f} days" if days > 0 else f"expired {-days:.1f} days ago"
@@ -133,15 +138,6 @@ class _Side:
             # something that works.
             kind = type(error).__name__
             raise ConfigurationError(f"the certificate files cannot be used: {kind}") from error
-
-    def _report_failure(self, error: ConfigurationError) -> None:
-        """Tell why changed files are not used; once, though each look tries them again."""
-        if str(error) == self._failure:
-            return
-        self._failure = str(error)
-        message = f"changed certificate files are not used: {error}"
-        event = ChannelEvent(name="reload.failed", message=message, error=error)
-        report(self._on_event, event)
 
     def _policy(self) -> Policy:
         settings = self.settings
