@@ -131,6 +131,8 @@ def test_what_is_no_such_file_is_told_and_holds_nobody_up(
     tmp_path: Path, events: Events, what: str
 ) -> None:
     path = tmp_path / "a.ocsp"
+    if what == "pipe" and not hasattr(os, "mkfifo"):
+        pytest.skip("named pipes are those of POSIX")
     if what == "pipe":
         os.mkfifo(path)
     else:
