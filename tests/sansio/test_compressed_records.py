@@ -83,6 +83,16 @@ def test_each_burst_can_be_read_at_once_and_gains_from_those_before() -> None:
     assert sizes[1] < sizes[0] / 2
 
 
+def test_a_byte_at_a_time_is_enough() -> None:
+    wire = writer(GZIP).write(b"small") + writer(GZIP).write(TEXT)
+    target = after_hello(GZIP)
+    output = b""
+    for at in range(len(wire)):
+        target.feed(wire[at : at + 1])
+        output += target.read()
+    assert output == b"small" + TEXT
+
+
 def test_nothing_is_compressed_before_the_peers_hello() -> None:
     records = writer(agreed=False)
     assert records.write(TEXT) == record(0, TEXT)
