@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -26,7 +25,6 @@ from trio_mcp_transport.errors import (
 from trio_mcp_transport.sansio.compressed_records import hello
 from trio_mcp_transport.sansio.compression import available_algorithms
 from trio_mcp_transport.transports.compressed_stream import CompressedStream
-from trio_mcp_transport.transports.socket_stream import SocketStream
 
 pytestmark = pytest.mark.channel
 
@@ -120,25 +118,6 @@ async def test_both_directions_are_compressed_once_each_knows_the_other() -> Non
     )
     assert client.compression_statistics()[1].bytes_before == len(TEXT)
     assert server.compression_statistics()[0].ratio > 10
-
-
-async def test_a_server_that_only_listens_says_what_it_takes_as_well() -> None:
-    one, other = socket.socketpair()
-    client = CompressedStream(SocketStream(one), GZIP, accepted=False)
-    server = CompressedStream(SocketStream(other), GZIP, accepted=True)
-    with trio.fail_after(5):
-        async with trio.open_nursery() as nursery:
-            client.say_hello()
-            await client.send_all(b"x")
-            assert await server.receive_some() == b"x"
-            nursery.start_soon(client.receive_some)
-            await wait_all_tasks_blocked()
-            await client.send_all(TEXT)
-            assert await read_exactly(server, len(TEXT)) == TEXT
-            assert client.compression_statistics()[0].pieces == 1
-            nursery.cancel_scope.cancel()
-    await client.aclose()
-    await server.aclose()
 
 
 async def test_the_client_waits_for_nobody() -> None:

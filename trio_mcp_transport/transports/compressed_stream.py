@@ -6,10 +6,13 @@ the wire.
 
 Theory of operation. The side that connected says hello at once and never waits for an answer.
 The side that was connected to says nothing until the peer's first byte has shown whether it
-speaks compression at all, and then says hello as well; whoever wants to send before that reads
-it, unless somebody is reading already. What was read stays in the reader, so that a cancelled
-read loses nothing; a cancelled write leaves half a record, so the stream is broken then.
-Ctrl+C is raised where something is waited for, and nowhere else.
+speaks compression at all; whoever wants to send before that reads it, unless somebody is
+reading already. It says hello with its first data and not before: a peer that has sent all that
+it wanted to and closes has nothing unread then, which would make its close a reset.
+
+What was read stays in the reader, so that a cancelled read loses nothing; a cancelled write
+leaves half a record, so the stream is broken then. Ctrl+C is raised where something is waited
+for, and nowhere else.
 """
 
 from __future__ import annotations
@@ -154,17 +157,9 @@ class CompressedStream(trio.abc.HalfCloseableStream):
         except RemoteProtocolError as error:
             self._cause = error
             raise trio.BrokenResourceError(str(error)) from error
-        self._note_agreement()
+        if reader.peer_accepts is not None and not self._writer.accepted:
+            self._writer.accepted = reader.peer_accepts
         return data
-
-    def _note_agreement(self) -> None:
-        """Once it is known how the peer speaks: begin too, and compress what it takes."""
-        accepted = self._reader.peer_accepts
-        if accepted is not None and not self._writer.accepted:
-            self._writer.accepted = accepted
-        if accepted is not None and self._hello is None:
-            self._hello = hello(self._settings.algorithms)
-            self.say_hello()
 
     async def _listen(self) -> None:
         """Read once; whoever comes meanwhile waits for that instead."""
@@ -214,7 +209,7 @@ class CompressedStream(trio.abc.HalfCloseableStream):
         cannot write without waiting says hello with the first data.
         """
         stream = self.transport_stream
-        if self._hello and not self._is_sending and isinstance(stream, SupportsSendNowait):
+        if self._hello and isinstance(stream, SupportsSendNowait):
             with suppress(trio.BrokenResourceError):  # whoever reads or writes is told
                 self._hello = self._hello[stream.send_nowait(self._hello) :]
 
