@@ -179,6 +179,14 @@ async def test_each_event_of_a_stream_is_flushed() -> None:
     assert engine.eof
 
 
+async def test_a_stream_is_plain_for_who_does_not_accept_it() -> None:
+    async with served("?compression=gzip&response=sse") as address:
+        answer = await post(address, modern_body(steps=2))
+    assert "content-encoding" not in answer.headers
+    assert answer.headers["content-type"] == "text/event-stream"
+    assert answer.body.count(b"data: ") >= 2
+
+
 async def test_a_request_may_be_compressed() -> None:
     async with served("?compression=gzip") as address:
         answer = await post(address, gzip.compress(modern_body()), content_encoding="gzip")
