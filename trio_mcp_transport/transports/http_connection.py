@@ -29,10 +29,8 @@ from __future__ import annotations
 
 import functools
 import math
-import time
 from contextlib import suppress
-from email.utils import formatdate
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import msgspec
 import trio
@@ -60,6 +58,7 @@ from ..sansio.http1_server import Http1Server
 from ..sansio.machine import NEED_DATA, EndOfData
 from ..security.facts import ConnectionFacts
 from .channel_state import half_closeable
+from .http_dates import dated
 from .http_request import HttpRequestStream, KnownHead, RequestTaker, Switched
 from .outbox import Outbox
 from .stream_channel import SupportsClose
@@ -75,8 +74,6 @@ _INSTANT_SECONDS = 0.02
 _LINGER_SECONDS = 2.0
 _LINGER_BYTES = 16 * 1024 * 1024
 
-#: Heads that are kept with their date: there are a dozen constant ones.
-_MAX_DATED_HEADS = 64
 _PLAIN_TEXT = Headers([("content-type", "text/plain; charset=utf-8")])
 
 
@@ -435,7 +432,7 @@ class HttpConnection:
         machine = self.machine
         head = events[0]
         if type(head) is ResponseHead:
-            head = _dated(head)
+            head = dated(head)
             if self._draining:
                 head = ResponseHead(
                     head.status, head.headers.with_("connection", "close"), head.reason
@@ -560,35 +557,6 @@ def _timed_out(text: str) -> RemoteProtocolError:
     # RFC 9110, section 15.5.9: the server "did not receive a complete request message
     # within the time that it was prepared to wait".
     return RemoteProtocolError(text, status=408)
-
-
-class _Dates:
-    """Heads with the date, made once a second for those that come again and again."""
-
-    second = 0
-    text = ""
-    heads: ClassVar[dict[tuple[int, int], tuple[ResponseHead, ResponseHead]]] = {}
-
-
-def _dated(head: ResponseHead) -> ResponseHead:
-    # RFC 9110, section 6.6.1: "An origin server with a clock MUST generate a Date header
-    # field in all 2xx (Successful), 3xx (Redirection), and 4xx (Client Error) responses".
-    now = int(time.time())
-    if now != _Dates.second:
-        _Dates.second, _Dates.text = now, formatdate(now, usegmt=True)
-        _Dates.heads.clear()
-    # Heads are made for each reply, of headers that are the same objects time and again.
-    key = (head.status, id(head.headers))
-    found = _Dates.heads.get(key)
-    if found is not None and found[0].headers is head.headers and found[0].reason == head.reason:
-        return found[1]
-    if "date" in head.headers:
-        return head
-    dated = ResponseHead(head.status, head.headers.with_("date", _Dates.text), head.reason)
-    # One that tells a session comes once, and would take the place of those that come again.
-    if len(_Dates.heads) < _MAX_DATED_HEADS and "mcp-session-id" not in head.headers:
-        _Dates.heads[key] = (head, dated)
-    return dated
 
 
 @functools.lru_cache(maxsize=16)
