@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal, NoReturn, Self, TypeAlias, TypeVar
 
 import msgspec
@@ -38,6 +38,7 @@ __all__ = [
     "decode_batch",
     "decode_message",
     "encode_batch",
+    "encode_lines",
     "encode_message",
     "invalid_message_answer",
     "relate",
@@ -240,7 +241,7 @@ class Batch(msgspec.Struct, frozen=True):
     items: tuple[Message | InvalidMessage, ...]
 
 
-class _Envelope(msgspec.Struct, omit_defaults=True):
+class _Envelope(msgspec.Struct, omit_defaults=True, gc=False):
     jsonrpc: Literal["2.0"]
     id: int | str | UnsetType | None = UNSET
     method: str | UnsetType = UNSET
@@ -262,6 +263,7 @@ _decode_items = msgspec.json.Decoder(list[Raw]).decode
 _decode_fields = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_id = msgspec.json.Decoder(int | str | None).decode
 _encode = msgspec.json.Encoder().encode
+_encode_lines = msgspec.json.Encoder().encode_lines
 #: From here on copying a message, or looking at each of its bytes, costs more than the
 #: calls that avoid it.
 _LARGE_BYTES = 32 * 1024
@@ -295,6 +297,8 @@ def decode_message(data: bytes, max_depth: int = MAX_NESTING_DEPTH) -> Message:
     size = len(data)
     if (
         size > 2 * max_depth
+        # Without arrays a level takes five bytes: {"":}
+        and (size > 5 * max_depth or 0x5B in data)
         and _has_more_brackets(data, max_depth)
         and _deeper_than(data, max_depth)
     ):
@@ -560,6 +564,17 @@ def encode_message(message: Message) -> bytes:
     if type(message) not in _MESSAGE_TYPES:
         raise TypeError(f"not a message: {type(message).__name__}")
     return _encode(message)
+
+
+def encode_lines(messages: Sequence[Message]) -> bytes:
+    """Encode messages with a line feed behind each, quicker than one by one.
+
+    Raw parts go out as they came, which may have line feeds, too. Raises as `encode_message`.
+    """
+    for message in messages:
+        if type(message) not in _MESSAGE_TYPES:
+            raise TypeError(f"not a message: {type(message).__name__}")
+    return _encode_lines(list(messages))  # msgspec 0.22 never frees a tuple
 
 
 def encode_batch(messages: Iterable[Message]) -> bytes:

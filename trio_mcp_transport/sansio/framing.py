@@ -27,7 +27,8 @@ import msgspec
 
 from ..errors import LocalProtocolError, MessageTooLarge, RemoteProtocolError
 from ..jsonrpc import compact
-from ..limits import DEFAULT_MAX_MESSAGE_BYTES, MAX_HEADER_BYTES, READ_CHUNK_BYTES, Framing
+from ..limits import DEFAULT_MAX_MESSAGE_BYTES, MAX_HEADER_BYTES, Framing
+from .lines import PartialLine, are_lines, split_lines
 from .machine import NEED_DATA, EndOfData, NeedData, Side
 
 __all__ = [
@@ -41,7 +42,6 @@ __all__ = [
 ]
 
 _BOM = b"\xef\xbb\xbf"
-_SMALL_PIECE = 4096
 _OPEN = Side.OPEN  # looking up a member of an enum costs, before Python 3.12
 
 
@@ -194,43 +194,6 @@ class Framer(ABC):
         return RemoteProtocolError(f"{found} is over the limit of {self.max_message_bytes} bytes")
 
 
-class _Pieces:
-    """A line that is not whole yet: as it came, joined once, when its end is here.
-
-    Small pieces are gathered: whoever sends byte by byte shall not cost an object for
-    each byte.
-    """
-
-    __slots__ = ("_pieces", "size")
-
-    def __init__(self) -> None:
-        self._pieces: list[bytes | bytearray] = []
-        self.size = 0
-
-    def add(self, piece: bytes) -> None:
-        """Put a piece at the end."""
-        self.size += len(piece)
-        if len(piece) >= _SMALL_PIECE:
-            self._pieces.append(piece)
-            return
-        last = self._pieces[-1] if self._pieces else None
-        if isinstance(last, bytearray) and len(last) < READ_CHUNK_BYTES:
-            last += piece
-        else:
-            self._pieces.append(bytearray(piece))
-
-    def join(self, end: bytes = b"") -> bytes:
-        """All that is here, and `end`."""
-        return b"".join([*self._pieces, end])
-
-    def take(self, end: bytes = b"") -> bytes:
-        """The same, after which nothing is here."""
-        data = self.join(end)
-        self._pieces = []
-        self.size = 0
-        return data
-
-
 class NewlineFramer(Framer):
     """One message a line, as MCP's stdio transport has it.
 
@@ -241,7 +204,7 @@ class NewlineFramer(Framer):
 
     def __init__(self, *, max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES) -> None:
         super().__init__(max_message_bytes=max_message_bytes)
-        self._partial = _Pieces()
+        self._partial = PartialLine()
         self._at_start = True
 
     @property
@@ -264,7 +227,7 @@ class NewlineFramer(Framer):
         return self._parse_lines(start.removeprefix(_BOM))
 
     def _parse_lines(self, data: bytes) -> RemoteProtocolError | None:
-        lines = data.split(b"\n")
+        lines = split_lines(data)
         rest = lines.pop()
         if lines and self._partial.size:
             lines[0] = self._partial.take(lines[0])
@@ -282,10 +245,10 @@ class NewlineFramer(Framer):
         return None
 
     def _add(self, lines: list[bytes]) -> None:
-        # Nearly all lines begin with "{"; comparing is quicker than asking each.
-        self._frames.extend([
-            line for line in lines if line > b" \xff" or (line and not line.isspace())
-        ])
+        # Blank lines are rare, and less than all that begin with "{".
+        if lines and min(lines) < b"!":
+            lines = [line for line in lines if line and not line.isspace()]
+        self._frames.extend(lines)
 
     def _parse_eof(self) -> RemoteProtocolError | None:
         rest = self._partial.take()
@@ -306,26 +269,34 @@ class NewlineFramer(Framer):
 
     def send(self, payload: bytes) -> bytes:
         """The bytes to write for one message. See `Framer.send`."""
-        if (
-            self._sending is _OPEN
-            and len(payload) <= self.max_message_bytes
-            and b"\n" not in payload
-        ):
-            return payload + b"\n"
-        return super().send(payload)
+        line = payload + b"\n"
+        return line if self.takes_line(line) else super().send(payload)
 
     def send_many(self, payloads: Sequence[bytes]) -> bytes:
         """The bytes to write for several messages; as `send` otherwise, all or none."""
         data = b"\n".join([*payloads, b""])
-        # Where even all together are within the limit, and no line feed is in them, there
-        # is nothing to look for in each.
-        if (
+        return data if self.takes_lines(data, len(payloads)) else super().send_many(payloads)
+
+    def takes_line(self, line: bytes) -> bool:
+        """Whether one payload, with a line feed behind it, goes out as it is; as `takes_lines`."""
+        return (
             self._sending is _OPEN
-            and len(data) <= self.max_message_bytes
-            and data.count(b"\n") == len(payloads)
-        ):
-            return data
-        return super().send_many(payloads)
+            and len(line) <= self.max_message_bytes
+            and line.find(b"\n") == len(line) - 1
+        )
+
+    def takes_lines(self, lines: bytes, count: int) -> bool:
+        """Whether so many payloads, with a line feed behind each, go out as they are.
+
+        If not, `send_many` makes them fit, or says why they do not.
+        """
+        limit = self.max_message_bytes
+        return (
+            self._sending is _OPEN
+            and are_lines(lines, count)
+            # Where even all together are within the limit, none is over it.
+            and (len(lines) - count <= limit or max(map(len, lines.split(b"\n"))) <= limit)
+        )
 
     def _unread(self) -> bytes:
         parts = [*self._frames]

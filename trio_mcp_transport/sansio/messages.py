@@ -19,10 +19,11 @@ from ..jsonrpc import (
     Message,
     decode_batch,
     decode_message,
+    encode_lines,
     encode_message,
 )
 from ..limits import MAX_NESTING_DEPTH
-from .framing import Frame, Framer
+from .framing import Frame, Framer, NewlineFramer
 from .machine import EndOfData, NeedData, Side
 
 __all__ = ["MalformedMessage", "MessageEvent", "MessageMachine"]
@@ -58,6 +59,7 @@ class MessageMachine:
 
     def __init__(self, framer: Framer, *, max_depth: int = MAX_NESTING_DEPTH) -> None:
         self.framer = framer
+        self._newline_framer = framer if isinstance(framer, NewlineFramer) else None
         self.accept_batches = False
         self._max_depth = max_depth
         self._cut_off = False
@@ -139,8 +141,16 @@ class MessageMachine:
             TypeError: It is no message, or holds what JSON cannot express.
             LocalProtocolError: After `send_failed`.
         """
+        if self._newline_framer is not None:
+            line = encode_lines([message])
+            if self._newline_framer.takes_line(line):
+                return line
         return self.framer.send(encode_message(message))
 
     def send_many(self, messages: Sequence[Message]) -> bytes:
         """The bytes to write for several messages. Raises as `send`, for all or none."""
+        if self._newline_framer is not None:
+            lines = encode_lines(messages)
+            if self._newline_framer.takes_lines(lines, len(messages)):
+                return lines
         return self.framer.send_many([encode_message(message) for message in messages])
