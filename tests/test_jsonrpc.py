@@ -378,6 +378,19 @@ _JSON = st.recursive(
 )
 
 
+@pytest.mark.parametrize(("opening", "closing"), [(b"[", b"]"), (b'{"":', b"}")])
+@pytest.mark.parametrize("limit", [3, 10, 40, MAX_NESTING_DEPTH])
+def test_the_tightest_nesting_is_seen(opening: bytes, closing: bytes, limit: int) -> None:
+    def message(depth: int) -> bytes:
+        levels = depth - 2  # the message is one, and so is the innermost
+        inner = opening * levels + b"{}" + closing * levels
+        return b'{"jsonrpc":"2.0","method":"","params":' + inner + b"}"
+
+    assert isinstance(decode_message(message(limit), max_depth=limit), Notification)
+    with pytest.raises(InvalidMessage, match="nesting is over"):
+        decode_message(message(limit + 1), max_depth=limit)
+
+
 def _depth(value: object) -> int:
     if isinstance(value, dict):
         return 1 + max(map(_depth, value.values()), default=0)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
+import msgspec
 import pytest
 
 from trio_mcp_transport.errors import LocalProtocolError, MessageTooLarge, RemoteProtocolError
-from trio_mcp_transport.jsonrpc import Batch, Notification, Request, Response
+from trio_mcp_transport.jsonrpc import Batch, Message, Notification, Request, Response
 from trio_mcp_transport.sansio.framing import NewlineFramer
 from trio_mcp_transport.sansio.machine import NEED_DATA, EndOfData, Side
 from trio_mcp_transport.sansio.messages import MalformedMessage, MessageMachine
@@ -117,3 +120,55 @@ def test_unread_bytes_are_handed_over() -> None:
     m.receive_data(PING + b"GET /")
     assert m.next_event() == Request(1, "ping")
     assert m.trailing_data == (b"GET /", False)
+
+
+@pytest.mark.parametrize("size", [0, 4000], ids=["small", "large"])
+def test_many_messages_go_out_as_each_of_them_does(size: int) -> None:
+    text = "x" * size
+    messages: list[Message] = [
+        Request(1, "ping"),
+        Notification("note", {"text": text}),
+        Response(2, text),
+    ]
+    m = machine(limit=5000)
+    assert m.send_many(messages) == b"".join(map(m.send, messages))
+    assert m.send_many(tuple(messages)) == m.send_many(messages)
+    assert m.send_many([]) == b""
+
+
+def test_line_feeds_in_what_is_raw_are_taken_out_of_one_and_of_many() -> None:
+    m = machine()
+    spaced = Notification("note", msgspec.Raw(b'{\n"x": 1}'))
+    line = b'{"jsonrpc":"2.0","method":"note","params":{"x":1}}\n'
+    assert m.send(spaced) == line
+    assert m.send_many([spaced, Request(1, "ping")]) == line + PING
+
+
+def test_a_message_of_the_very_limit_goes_out_alone_and_among_others() -> None:
+    ping = Request(1, "ping")
+    m = machine(limit=len(PING) - 1)
+    assert m.send(ping) == PING
+    assert m.send_many([ping, ping]) == PING * 2
+    too_small = machine(limit=len(PING) - 2)
+    for send in (too_small.send, lambda message: too_small.send_many([message, message])):
+        with pytest.raises(MessageTooLarge):
+            send(ping)
+
+
+def test_what_is_no_message_is_refused_among_messages() -> None:
+    with pytest.raises(TypeError, match="not a message: dict"):
+        machine().send_many([Request(1, "ping"), {"jsonrpc": "2.0"}])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_sending_keeps_no_memory(count: int) -> None:
+    # msgspec's own encoding of lines does, unless it is given a list.
+    m = machine()
+    messages = (Request(1, "ping"),) * count
+    before = 0
+    for number in range(1100):
+        if number == 100:
+            before = sys.getallocatedblocks()
+        m.send_many(messages)
+        m.send(messages[0])
+    assert sys.getallocatedblocks() - before < 500
