@@ -38,7 +38,6 @@ __all__ = [
     "decode_batch",
     "decode_message",
     "encode_batch",
-    "encode_lines",
     "encode_message",
     "invalid_message_answer",
     "relate",
