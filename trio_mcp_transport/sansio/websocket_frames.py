@@ -5,16 +5,17 @@ the rules of the format; what it lets pass is decided here: limits, which it has
 order of fragments, reserved bits, and UTF-8. All limits are looked at as soon as a header is
 there, so nothing is stored that would be refused.
 
-Most frames of a conversation are short text messages that arrive whole. Those do not go
-through the decoder: `MessageReader.read_untrusted` recognises them by their first two bytes
-and takes them out of the buffer in one step. Whatever is unusual about a frame in the
-slightest (cut, fragmented, compressed, large, a control frame, wrong) is left to the decoder.
+Most messages of a conversation are text in a single frame. Those do not go through the
+decoder: `MessageReader.plain_texts` recognises them by their first two bytes, waits until they
+are there as a whole, and takes all that are out of the buffer at once, each copied once.
+Whatever is unusual about a frame in the slightest (fragmented, compressed, over a limit, no
+UTF-8, a control frame, wrong) is left to the decoder.
 """
 
 from __future__ import annotations
 
 from codecs import getincrementaldecoder
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from wsproto.frame_protocol import (
@@ -29,6 +30,7 @@ from wsproto.frame_protocol import (
 from ..errors import LocalProtocolError, RemoteProtocolError
 from .websocket_deflate import Deflater, Inflater
 from .websocket_events import CloseCode, WebSocketLimits, is_sendable_code
+from .websocket_masking import mask
 
 __all__ = [
     "BINARY",
@@ -56,8 +58,6 @@ _TWO_BYTES: Final = 126
 _EIGHT_BYTES: Final = 127
 #: A control frame holds 125 bytes, and the code takes two of them.
 _MAX_REASON_BYTES: Final = 123
-#: Up to here one big integer is the fastest way to mask, beyond it four translations.
-_MASK_AS_INTEGER_BYTES: Final = 1024
 #: Bytes of text that is not ASCII which are decoded at a time, to be thrown away.
 _UTF8_PIECE_BYTES: Final = 64 * 1024
 
@@ -73,7 +73,7 @@ class MessageReader:
         inflater: Where compression was agreed on.
     """
 
-    __slots__ = ("_decoder", "_inflater", "_is_client", "_limits", "_message", "_quick_limit")
+    __slots__ = ("_decoder", "_inflater", "_is_client", "_limits", "_message", "_plain_limit")
 
     def __init__(
         self, limits: WebSocketLimits, *, is_client: bool, inflater: Inflater | None
@@ -83,7 +83,7 @@ class MessageReader:
         self._inflater = inflater
         self._decoder = _CheckingDecoder(limits, is_client, inflater is not None)
         self._message = bytearray()
-        self._quick_limit = min(limits.max_message_bytes, limits.max_frame_bytes, 0xFFFF)
+        self._plain_limit = min(limits.max_message_bytes, limits.max_frame_bytes)
 
     def receive_data(self, data: bytes) -> None:
         """Store bytes."""
@@ -112,12 +112,12 @@ class MessageReader:
             RemoteProtocolError: The peer broke the protocol or a limit; `close_code` says
                 how to answer. Nothing can be read after it.
         """
+        texts, may_grow = self._plain_texts(1, 1)
+        if texts:
+            return TEXT, texts[0]
+        if may_grow:
+            return None
         decoder = self._decoder
-        if decoder.header is None and decoder.kind is None:
-            data = self._quick(decoder.buffer.buffer)
-            if data is not None:
-                _check_utf8(data)
-                return TEXT, data
         try:
             while (frame := decoder.process_buffer()) is not None:
                 # Text is of no concern here, and older releases give a bytearray.
@@ -133,38 +133,66 @@ class MessageReader:
             raise RemoteProtocolError(str(error), close_code=error.code.value) from error
         return None
 
-    def _quick(self, buffer: bytearray) -> bytes | None:
-        """A text message that is there as one plain frame; None for whatever else there is."""
+    def plain_texts(self, max_bytes: int) -> list[bytes]:
+        """The next messages, as far as they are text in a single frame and all there.
+
+        Never raises. What comes after them, if anything, comes out of `read_untrusted`.
+
+        Args:
+            max_bytes: When they hold so many, no further one is taken.
+        """
+        return self._plain_texts(max_bytes, len(self._decoder.buffer.buffer))[0]
+
+    def _plain_texts(self, max_bytes: int, max_texts: int) -> tuple[list[bytes], bool]:
+        """Those texts; and whether nothing is behind them but what may become another one."""
+        texts: list[bytes] = []
+        decoder = self._decoder
+        if decoder.header is not None or decoder.kind is not None:
+            return texts, False
+        buffer = decoder.buffer.buffer
         size = len(buffer)
-        if size < 2 or buffer[0] != _FIN | TEXT:
-            return None
-        length = buffer[1]
-        start = 2
-        if self._is_client:
-            if length >= _MASKED:
-                return None
-        else:
-            length -= _MASKED
-            if length < 0:
-                return None
-            start = 6
-        if length == _TWO_BYTES:
-            if size < 4:
-                return None
-            length = buffer[2] << 8 | buffer[3]
-            if length < _TWO_BYTES:
-                return None
-            start += 2
-        elif length == _EIGHT_BYTES:
-            return None
-        end = start + length
-        if size < end or length > self._quick_limit:
-            return None
-        data = bytes(buffer[start:end])
-        if not self._is_client:
-            data = _mask(data, bytes(buffer[start - 4 : start]))
-        del buffer[:end]
-        return data
+        mask_bytes = 0 if self._is_client else 4
+        least, limit = _MASKED if mask_bytes else 0, self._plain_limit
+        at = 0
+        may_grow = False
+        with memoryview(buffer) as view:
+            while max_bytes > 0 and len(texts) < max_texts:
+                if size - at < 2:
+                    may_grow = size == at or buffer[at] == _FIN | TEXT
+                    break
+                length = buffer[at + 1] - least
+                if buffer[at] != _FIN | TEXT or not 0 <= length <= _EIGHT_BYTES:
+                    break
+                start = at + 2
+                if length >= _TWO_BYTES:
+                    start += 2 if length == _TWO_BYTES else 8
+                    if size < start:
+                        may_grow = True
+                        break
+                    shortest = _TWO_BYTES if length == _TWO_BYTES else 0x10000
+                    length = int.from_bytes(view[at + 2 : start], "big")
+                    if length < shortest:
+                        break
+                start += mask_bytes
+                end = start + length
+                if length > limit:
+                    break
+                if size < end:
+                    may_grow = True
+                    break
+                # No slice of the view outlives its line, so the buffer may change again.
+                if mask_bytes:
+                    data = mask(view[start:end], buffer[start - 4 : start])
+                else:
+                    data = bytes(view[start:end])
+                if not is_utf8(data):
+                    break
+                texts.append(data)
+                max_bytes -= length
+                at = end
+        if at:
+            del buffer[:at]
+        return texts, may_grow
 
     def _take_untrusted(self, payload: bytes) -> None:
         if self._decoder.is_compressed:
@@ -254,6 +282,8 @@ class _CheckingDecoder(FrameDecoder):
             return False
         header = self.header
         assert header is not None
+        if header.masking_key is not None:
+            self.masker = _Unmasker(header.masking_key)
         if header.opcode < CLOSE:
             if header.opcode != Opcode.CONTINUATION:
                 self.kind = header.opcode.value
@@ -261,6 +291,20 @@ class _CheckingDecoder(FrameDecoder):
             self._fragments += 1
             self._wire_bytes += header.payload_len
         return True
+
+
+class _Unmasker(XorMaskerSimple):
+    """Unmasks one frame, piece by piece."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = bytes(key)
+
+    def process(self, data: bytearray) -> bytearray:
+        """The next piece, unmasked."""
+        mixed = bytearray(mask(data, self._key))
+        rotate = len(data) % 4
+        self._key = self._key[rotate:] + self._key[:rotate]
+        return mixed
 
 
 class FrameWriter:
@@ -290,44 +334,51 @@ class FrameWriter:
 
     def message(self, opcode: int, data: bytes) -> bytes:
         """The frames of a message, or a control frame."""
+        parts: list[bytes] = []
+        self._add_message(parts, opcode, data)
+        return b"".join(parts)
+
+    def texts(self, texts: Iterable[bytes]) -> bytes:
+        """The frames of several text messages."""
+        parts: list[bytes] = []
+        for text in texts:
+            self._add_message(parts, TEXT, text)
+        return b"".join(parts)
+
+    def _add_message(self, parts: list[bytes], opcode: int, data: bytes) -> None:
         first = _FIN | opcode
         deflater = self._deflater
         if deflater is not None and opcode < CLOSE and deflater.compresses(len(data)):
             data = deflater.deflate(data)
             first |= _RSV1
-        if len(data) <= self._max_frame_bytes:
-            return self._frame(first, data)
-        size = self._max_frame_bytes
-        pieces = [data[start : start + size] for start in range(0, len(data), size)]
+        size, most = len(data), self._max_frame_bytes
+        if size <= most:
+            self._add_frame(parts, first, data)
+            return
         # Opcode and reserved bit are those of the first frame; the last has the FIN bit.
-        firsts = [first & ~_FIN, *[0] * (len(pieces) - 2), _FIN]
-        return b"".join(map(self._frame, firsts, pieces))
+        first &= ~_FIN
+        for start in range(0, size, most):
+            if start + most >= size:
+                first |= _FIN
+            self._add_frame(parts, first, data[start : start + most])
+            first = 0
 
-    def _frame(self, first: int, data: bytes) -> bytes:
+    def _add_frame(self, parts: list[bytes], first: int, data: bytes) -> None:
         size = len(data)
         if size < _TWO_BYTES:
-            header = bytes((first, size | self._mask_bit))
+            parts.append(bytes((first, size | self._mask_bit)))
         elif size <= 0xFFFF:
-            header = bytes((first, _TWO_BYTES | self._mask_bit, size >> 8, size & 0xFF))
+            parts.append(bytes((first, _TWO_BYTES | self._mask_bit, size >> 8, size & 0xFF)))
         else:
-            header = bytes((first, _EIGHT_BYTES | self._mask_bit)) + size.to_bytes(8, "big")
+            parts.append(bytes((first, _EIGHT_BYTES | self._mask_bit)) + size.to_bytes(8, "big"))
         mask_key = self._mask_key
-        if mask_key is None:
-            return header + data
-        key = mask_key()
-        if len(key) != 4:
-            raise LocalProtocolError(f"a mask has 4 bytes, not {len(key)}")
-        return b"".join((header, key, _mask(data, key)))
-
-
-def _mask(data: bytes, key: bytes) -> bytes:
-    """Mask or unmask: `data` xor `key`, over and over."""
-    size = len(data)
-    if size > _MASK_AS_INTEGER_BYTES:
-        return bytes(XorMaskerSimple(key).process(bytearray(data)))
-    keys = (key * (size // 4 + 1))[:size]
-    mixed = int.from_bytes(data, "little") ^ int.from_bytes(keys, "little")
-    return mixed.to_bytes(size, "little")
+        if mask_key is not None:
+            key = mask_key()
+            if len(key) != 4:
+                raise LocalProtocolError(f"a mask has 4 bytes, not {len(key)}")
+            parts.append(key)
+            data = mask(data, key)
+        parts.append(data)
 
 
 def is_utf8(data: bytes) -> bool:

@@ -25,7 +25,7 @@ waits for that (RFC 6455, section 7.1.1). What comes after the peer's Close is t
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Literal
 
 from ..errors import ConfigurationError, LocalProtocolError, RemoteProtocolError
@@ -210,6 +210,17 @@ class WebSocketMachine:
             raise RemoteProtocolError(str(self._fault), close_code=self._fault.close_code)
         return EndOfData() if self._eof else NEED_DATA
 
+    def next_texts(self, max_bytes: int) -> list[bytes]:
+        """The data of the next messages, as far as they are plain text that is all here.
+
+        A quicker way to what `next_event` would give as `TextMessage` one by one; never
+        raises. Whatever comes next, if anything is here, comes out of `next_event`.
+
+        Args:
+            max_bytes: When they hold so many, no further one is taken.
+        """
+        return self._reader.plain_texts(max_bytes)
+
     def _next_untrusted(self) -> WebSocketEvent | NeedData:
         found = self._reader.read_untrusted()
         if found is None:
@@ -266,15 +277,9 @@ class WebSocketMachine:
             LocalProtocolError: This side has closed, or cannot send any more; or a text is
                 not UTF-8. Nothing was made.
         """
-        if self._sending is not _OPEN:
-            raise LocalProtocolError(
-                "nothing can be sent after a Close"
-                if self._sending is _DONE
-                else "nothing can be sent any more"
-            )
+        self._check_may_send()
         if isinstance(item, TextMessage):
-            if not is_utf8(item.data):
-                raise LocalProtocolError("a text message must be UTF-8")
+            _check_utf8(item.data)
             return self._writer.message(TEXT, item.data)
         if isinstance(item, BinaryMessage):
             return self._writer.message(BINARY, item.data)
@@ -287,6 +292,25 @@ class WebSocketMachine:
             self._happened(_Trigger.CLOSE_SENT)
             return data
         raise LocalProtocolError(f"{type(item).__name__} is nothing that can be sent")
+
+    def send_texts(self, texts: Sequence[bytes]) -> bytes:
+        """The bytes of several text messages: what `send` gives for each, joined.
+
+        Raises:
+            LocalProtocolError: As `send`, for all or none.
+        """
+        self._check_may_send()
+        for text in texts:
+            _check_utf8(text)
+        return self._writer.texts(texts)
+
+    def _check_may_send(self) -> None:
+        if self._sending is not _OPEN:
+            raise LocalProtocolError(
+                "nothing can be sent after a Close"
+                if self._sending is _DONE
+                else "nothing can be sent any more"
+            )
 
     def send_failed(self) -> None:
         """Tell that what was made was not written, or not all of it: nothing can be sent."""
@@ -310,3 +334,8 @@ class WebSocketMachine:
             words = self._writer.message(PONG, self._pong)
             self._pong = None
         return words
+
+
+def _check_utf8(text: bytes) -> None:
+    if not is_utf8(text):
+        raise LocalProtocolError("a text message must be UTF-8")

@@ -43,7 +43,7 @@ from ..limits import ChannelOptions
 from ..reporting import report
 from ..sansio.batch import BatchAnswers
 from ..sansio.machine import Side
-from ..sansio.websocket import Close, CloseCode, TextMessage, WebSocketMachine
+from ..sansio.websocket import Close, CloseCode, WebSocketMachine
 from .channel_state import StateCell, make_session_id
 from .http_client_inbox import Inbox, Sized
 from .outbox import Outbox
@@ -69,13 +69,13 @@ class _Texts:
     def send(self, payload: bytes) -> bytes:
         if len(payload) > self.max_message_bytes:
             raise MessageTooLarge(len(payload), self.max_message_bytes)
-        return self._machine.send(TextMessage(payload))
+        return self._machine.send_texts((payload,))
 
     def send_many(self, payloads: Sequence[bytes]) -> bytes:
         largest = max(map(len, payloads), default=0)
         if largest > self.max_message_bytes:
             raise MessageTooLarge(largest, self.max_message_bytes)
-        return b"".join([self._machine.send(TextMessage(payload)) for payload in payloads])
+        return self._machine.send_texts(payloads)
 
 
 class WebSocketChannel(MessageChannel):

@@ -277,6 +277,12 @@ class WebSocketReader:
         size = 0
         try:
             while size < self._lot:
+                found = machine.next_texts(self._lot - size)
+                if found:
+                    texts += found
+                    size += sum(map(len, found))
+                    self._at_boundary = self.bytes_received
+                    continue
                 event = machine.next_event()
                 if event is NEED_DATA:
                     break
