@@ -192,6 +192,14 @@ class WebSocketMachine:
         """Tell that the peer will send no more. Idempotent."""
         self._eof = True
 
+    @property
+    def needs_data(self) -> bool:
+        """Whether `next_event` would return `NEED_DATA`: a quick look before it is asked.
+
+        Not always: where it is False, `next_event` knows.
+        """
+        return self._receiving is _OPEN and not self._eof and self._reader.is_between_messages
+
     def next_event(self) -> WebSocketEvent | EndOfData | NeedData:
         """The next event, or `NEED_DATA`.
 

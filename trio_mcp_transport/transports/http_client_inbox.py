@@ -54,9 +54,14 @@ class Inbox:
         """Messages that wait."""
         return len(self._queue)
 
-    def has_room(self, items: Sequence[Sized]) -> bool:
-        """Whether `put` would not wait."""
-        return self._closed or (not self._line and self._fits(_bytes_of(items)))
+    def try_put(self, items: Sequence[Sized]) -> bool:
+        """Do what `put` does, if it needs no waiting; whether it was done."""
+        if not self._closed:
+            size = _bytes_of(items)
+            if self._line or not self._fits(size):
+                return False
+            self._add(items, size)
+        return True
 
     async def put(self, items: Sequence[Sized]) -> None:
         """Queue messages, all at once, when there is room or nothing else waits.
@@ -64,12 +69,9 @@ class Inbox:
         No checkpoint where there is room. Cancelled, nothing was queued. After the
         channel's end they are dropped.
         """
-        if self._closed:
+        if self.try_put(items):
             return
         size = _bytes_of(items)
-        if not self._line and self._fits(size):
-            self._add(items, size)
-            return
         if not self._line:
             self._last_taken = trio.current_time()
         ticket = (trio.lowlevel.current_task(), items, size)

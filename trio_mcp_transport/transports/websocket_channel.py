@@ -12,6 +12,7 @@ the machine never compresses a message with the help of an earlier one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
@@ -139,7 +140,7 @@ class WebSocketChannel(MessageChannel):
         self.accept_batches = False
         self.on_broken_answer: Callable[[RequestId, InvalidMessage], object] | None = None
         self._close_code: int = CloseCode.NORMAL
-        self._answer_seconds = float("inf")
+        self._answer_seconds = math.inf
         self._receiver_busy = False
         self._session_id: str | None = None
         self._messages_sent = self._messages_received = 0
@@ -332,7 +333,10 @@ class WebSocketChannel(MessageChannel):
                 messages = self._inbox.take(max_messages)
                 await trio.lowlevel.cancel_shielded_checkpoint()
             else:
-                await self._wait_for_input()
+                if self._options.idle_read_timeout == math.inf:
+                    await self._wait_for_input()
+                else:
+                    await self._wait_for_input_in_time()
                 messages = self._inbox.take(max_messages)
         except trio.EndOfChannel:
             await trio.lowlevel.cancel_shielded_checkpoint()
@@ -348,26 +352,28 @@ class WebSocketChannel(MessageChannel):
 
     def _has_input(self) -> bool:
         """Whether there is a message; or raise why there will be none."""
-        if self._state.failure is None:
-            self._state.check_open()
+        state = self._state
+        if not state.is_open and state.failure is None:
+            state.check_open()
         if len(self._inbox):
             return True
         if self._reader.ended:
             raise trio.EndOfChannel("the peer closed the connection")
-        self._state.check_open()
+        if not state.is_open:
+            state.check_open()
         return False
 
     async def _wait_for_input(self) -> None:
-        idle = self._options.idle_read_timeout
-        timed = idle < float("inf")
-        if timed:
-            self._reader.watch_idle(idle)
+        await self._inbox.wait()
+        while not self._has_input():
+            await self._inbox.wait()
+
+    async def _wait_for_input_in_time(self) -> None:
+        self._reader.watch_idle(self._options.idle_read_timeout)
         try:
-            while not self._has_input():
-                await self._inbox.wait()
+            await self._wait_for_input()
         finally:
-            if timed:
-                self._reader.watch_idle(float("inf"))
+            self._reader.watch_idle(math.inf)
 
     def _decode(self, texts: Sequence[bytes]) -> list[Sized]:
         """The messages that some texts hold; sees to what is not simply one. Never raises."""

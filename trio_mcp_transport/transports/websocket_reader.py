@@ -255,12 +255,16 @@ class WebSocketReader:
     async def _read_on(self) -> None:
         while True:
             if self._pending:
-                await self._put_pending()
+                if self._inbox.try_put(self._pending):
+                    self._pending = []
+                else:
+                    await self._put_pending()
             if self._ending is not None or self._stopped or self._lingers:
                 return
-            self._take_events()
-            if self._pending or self._ending is not None:
-                continue
+            if not self._machine.needs_data:
+                self._take_events()
+                if self._pending or self._ending is not None:
+                    continue
             data = bytes(await self._stream.receive_some(READ_CHUNK_BYTES))
             if data:
                 self.bytes_received += len(data)
@@ -282,7 +286,8 @@ class WebSocketReader:
                     texts += found
                     size += sum(map(len, found))
                     self._at_boundary = self.bytes_received
-                    continue
+                    if machine.needs_data:
+                        break
                 event = machine.next_event()
                 if event is NEED_DATA:
                     break
@@ -299,12 +304,13 @@ class WebSocketReader:
                 self._at_boundary = self.bytes_received
         except RemoteProtocolError as error:
             self._ending = error
-        if self._ending is not None or self._outbox.is_idle:
-            self._say_own_words()
-        elif machine.has_own_words and not self._answer_waits:
-            # Pongs that wait behind what is queued would pile up: only the newest is due.
-            self._answer_waits = True
-            self._nursery.start_soon(self._answer_when_written)
+        if machine.has_own_words:
+            if self._ending is not None or self._outbox.is_idle:
+                self._say_own_words()
+            elif not self._answer_waits:
+                # Pongs that wait behind what is queued would pile up: only the newest is due.
+                self._answer_waits = True
+                self._nursery.start_soon(self._answer_when_written)
         if texts:
             self._messages += len(texts)
             self._pending = self._decode(texts)
@@ -312,20 +318,18 @@ class WebSocketReader:
                 self._first_message_due = math.inf
 
     async def _put_pending(self) -> None:
-        """Put what was taken into the inbox, when there is room."""
-        if not self._inbox.has_room(self._pending):
-            # Nothing is timed meanwhile but that nobody receives, which the inbox does.
-            since = trio.current_time()
-            self._blocked = True
-            self._scope.deadline = math.inf
+        """Put what was taken into the inbox, when there is room, which there is not yet."""
+        # Nothing is timed meanwhile but that nobody receives, which the inbox does.
+        since = trio.current_time()
+        self._blocked = True
+        self._scope.deadline = math.inf
         await self._inbox.put(self._pending)
         self._pending = []
-        if self._blocked:
-            self._blocked = False
-            waited = trio.current_time() - since
-            self._keep_alive.paused(waited)
-            self._idle_due += waited
-            self._scope.deadline = self._due()
+        self._blocked = False
+        waited = trio.current_time() - since
+        self._keep_alive.paused(waited)
+        self._idle_due += waited
+        self._scope.deadline = self._due()
 
     async def _answer_when_written(self) -> None:
         with suppress(ChannelBroken, trio.ClosedResourceError):
