@@ -14,6 +14,7 @@ UTF-8, a control frame, wrong) is left to the decoder.
 
 from __future__ import annotations
 
+import sys
 from codecs import getincrementaldecoder
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -52,6 +53,8 @@ PING: Final = 0x9
 PONG: Final = 0xA
 
 _FIN: Final = 0x80
+#: The first byte of a text that is a single frame, not compressed.
+_PLAIN: Final = _FIN | TEXT
 _RSV1: Final = 0x40
 _MASKED: Final = 0x80
 _TWO_BYTES: Final = 126
@@ -141,51 +144,57 @@ class MessageReader:
         Args:
             max_bytes: When they hold so many, no further one is taken.
         """
-        return self._plain_texts(max_bytes, len(self._decoder.buffer.buffer))[0]
+        return self._plain_texts(max_bytes, sys.maxsize)[0]
 
     def _plain_texts(self, max_bytes: int, max_texts: int) -> tuple[list[bytes], bool]:
-        """Those texts; and whether nothing is behind them but what may become another one."""
+        """Those texts; and whether what is behind them may still become another one.
+
+        Called for every message, so it is one loop without calls that can be done without.
+        """
         texts: list[bytes] = []
         decoder = self._decoder
         if decoder.header is not None or decoder.kind is not None:
             return texts, False
         buffer = decoder.buffer.buffer
-        size = len(buffer)
-        mask_bytes = 0 if self._is_client else 4
-        least, limit = _MASKED if mask_bytes else 0, self._plain_limit
+        size, limit = len(buffer), self._plain_limit
+        is_masked = not self._is_client
+        mask_bit, mask_bytes = (_MASKED, 4) if is_masked else (0, 0)
         at = 0
-        may_grow = False
+        may_grow = True
         with memoryview(buffer) as view:
             while max_bytes > 0 and len(texts) < max_texts:
-                if size - at < 2:
-                    may_grow = size == at or buffer[at] == _FIN | TEXT
-                    break
-                length = buffer[at + 1] - least
-                if buffer[at] != _FIN | TEXT or not 0 <= length <= _EIGHT_BYTES:
-                    break
                 start = at + 2
-                if length >= _TWO_BYTES:
-                    start += 2 if length == _TWO_BYTES else 8
+                if size < start:
+                    may_grow = size == at or buffer[at] == _PLAIN
+                    break
+                length, least = buffer[at + 1] - mask_bit, 0
+                if not 0 <= length <= _EIGHT_BYTES or buffer[at] != _PLAIN:
+                    may_grow = False
+                    break
+                if length == _TWO_BYTES:
+                    start += 2
                     if size < start:
-                        may_grow = True
                         break
-                    shortest = _TWO_BYTES if length == _TWO_BYTES else 0x10000
-                    length = int.from_bytes(view[at + 2 : start], "big")
-                    if length < shortest:
+                    length, least = buffer[at + 2] << 8 | buffer[at + 3], _TWO_BYTES
+                elif length == _EIGHT_BYTES:
+                    start += 8
+                    if size < start:
                         break
+                    length, least = int.from_bytes(buffer[at + 2 : start], "big"), 0x10000
                 start += mask_bytes
                 end = start + length
-                if length > limit:
+                if not least <= length <= limit:
+                    may_grow = False
                     break
                 if size < end:
-                    may_grow = True
                     break
-                # No slice of the view outlives its line, so the buffer may change again.
-                if mask_bytes:
+                # No slice of the view outlives its line, so that the buffer may change again.
+                if is_masked:
                     data = mask(view[start:end], buffer[start - 4 : start])
                 else:
                     data = bytes(view[start:end])
-                if not is_utf8(data):
+                if not data.isascii() and not is_utf8(data):
+                    may_grow = False
                     break
                 texts.append(data)
                 max_bytes -= length
@@ -341,8 +350,16 @@ class FrameWriter:
     def texts(self, texts: Iterable[bytes]) -> bytes:
         """The frames of several text messages."""
         parts: list[bytes] = []
-        for text in texts:
-            self._add_message(parts, TEXT, text)
+        if self._deflater is not None:
+            for text in texts:
+                self._add_message(parts, TEXT, text)
+        else:
+            add, most = self._add_frame, self._max_frame_bytes
+            for text in texts:
+                if len(text) <= most:
+                    add(parts, _PLAIN, text)
+                else:
+                    self._add_message(parts, TEXT, text)
         return b"".join(parts)
 
     def _add_message(self, parts: list[bytes], opcode: int, data: bytes) -> None:

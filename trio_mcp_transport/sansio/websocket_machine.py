@@ -309,7 +309,8 @@ class WebSocketMachine:
         """
         self._check_may_send()
         for text in texts:
-            _check_utf8(text)
+            if not text.isascii():
+                _check_utf8(text)
         return self._writer.texts(texts)
 
     def _check_may_send(self) -> None:

@@ -25,9 +25,7 @@ _PIECE_BYTES: Final = 32 * 1024
 _XOR: Final = [bytes(byte ^ key for byte in range(256)) for key in range(256)]
 
 
-def mask_in_python(
-    data: bytes | bytearray | memoryview, key: bytes | bytearray
-) -> bytes:
+def mask_in_python(data: bytes | bytearray | memoryview, key: bytes | bytearray) -> bytes:
     """Mask or unmask without help."""
     size = len(data)
     if size <= _AS_INTEGER_BYTES:

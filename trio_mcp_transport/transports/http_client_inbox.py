@@ -104,11 +104,17 @@ class Inbox:
     def take(self, max_messages: int) -> list[Message]:
         """What waits, at most so many; makes room for those in line."""
         queue = self._queue
-        taken: list[Message] = []
-        while queue and len(taken) < max_messages:
-            message, size = queue.popleft()
-            self.size -= size
-            taken.append(message)
+        taken: list[Message]
+        if len(queue) <= max_messages:
+            taken = [message for message, _ in queue]
+            queue.clear()
+            self.size = 0
+        else:
+            taken = []
+            while len(taken) < max_messages:
+                message, size = queue.popleft()
+                self.size -= size
+                taken.append(message)
         if self._line:
             now = trio.current_time()
             # To move a deadline costs more than to take a message: it may be a little early.
