@@ -50,6 +50,7 @@ def test_a_missing_extra_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         "httpx",
         "mcp",
         "httptools",
+        "websockets",
         "OpenSSL",
         "service_identity",
     ):

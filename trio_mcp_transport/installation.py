@@ -22,7 +22,7 @@ _EXTRAS = {
     "compression": ("brotli", "lz4", "zstandard"),
     "httpx": ("httpx",),
     "mcp": ("mcp",),
-    "speedups": ("httptools",),
+    "speedups": ("httptools", "websockets"),
     "tls": ("OpenSSL", "service_identity"),
 }
 

@@ -59,6 +59,8 @@ _RSV1: Final = 0x40
 _MASKED: Final = 0x80
 _TWO_BYTES: Final = 126
 _EIGHT_BYTES: Final = 127
+#: Two bytes, eight for the length, four for the key.
+_LONGEST_HEADER: Final = 14
 #: A control frame holds 125 bytes, and the code takes two of them.
 _MAX_REASON_BYTES: Final = 123
 #: Bytes of text that is not ASCII which are decoded at a time, to be thrown away.
@@ -287,12 +289,14 @@ class _CheckingDecoder(FrameDecoder):
 
     def parse_header(self) -> bool:
         """Read a header, if it is there; count it."""
+        head = bytes(self.buffer.buffer[:_LONGEST_HEADER])
         if not super().parse_header():
             return False
         header = self.header
         assert header is not None
-        if header.masking_key is not None:
-            self.masker = _Unmasker(header.masking_key)
+        if not self.client:
+            key_at = {_TWO_BYTES: 4, _EIGHT_BYTES: 10}.get(head[1] & ~_MASKED, 2)
+            self.masker = _Unmasker(head[key_at : key_at + 4])
         if header.opcode < CLOSE:
             if header.opcode != Opcode.CONTINUATION:
                 self.kind = header.opcode.value
@@ -306,7 +310,7 @@ class _Unmasker(XorMaskerSimple):
     """Unmasks one frame, piece by piece."""
 
     def __init__(self, key: bytes) -> None:
-        self._key = bytes(key)
+        self._key = key
 
     def process(self, data: bytearray) -> bytearray:
         """The next piece, unmasked."""
