@@ -59,6 +59,9 @@ _RSV1: Final = 0x40
 _MASKED: Final = 0x80
 _TWO_BYTES: Final = 126
 _EIGHT_BYTES: Final = 127
+#: Bytes that are masked at a time, as they are to be joined anyway: large blocks of memory are
+#: not cheap. Divisible by four, so that each piece begins with the key's first byte.
+_MASK_AT_ONCE: Final = 64 * 1024
 #: Two bytes, eight for the length, four for the key.
 _LONGEST_HEADER: Final = 14
 #: A control frame holds 125 bytes, and the code takes two of them.
@@ -393,13 +396,19 @@ class FrameWriter:
         else:
             parts.append(bytes((first, _EIGHT_BYTES | self._mask_bit)) + size.to_bytes(8, "big"))
         mask_key = self._mask_key
-        if mask_key is not None:
-            key = mask_key()
-            if len(key) != 4:
-                raise LocalProtocolError(f"a mask has 4 bytes, not {len(key)}")
-            parts.append(key)
-            data = mask(data, key)
-        parts.append(data)
+        if mask_key is None:
+            parts.append(data)
+            return
+        key = mask_key()
+        if len(key) != 4:
+            raise LocalProtocolError(f"a mask has 4 bytes, not {len(key)}")
+        parts.append(key)
+        if size <= _MASK_AT_ONCE:
+            parts.append(mask(data, key))
+            return
+        with memoryview(data) as view:
+            for start in range(0, size, _MASK_AT_ONCE):
+                parts.append(mask(view[start : start + _MASK_AT_ONCE], key))
 
 
 def is_utf8(data: bytes) -> bool:
