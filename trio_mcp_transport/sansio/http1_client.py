@@ -283,6 +283,37 @@ class Http1Client:
         self._receiving = _BODY
         return ResponseHead(status, headers, reason)
 
+    def receive_whole(self, data: bytes) -> tuple[ResponseHead, bytes] | None:
+        """Take in a whole response that came in one piece, if it is that and nothing else.
+
+        What `receive_data` and `next_event` would give in several steps; for the responses
+        whose head was read on this connection before, which are nearly all.
+
+        Returns:
+            Its head and its body; None for everything else. Nothing was taken in then.
+        """
+        if self._receiving is not _HEAD or self._buffer or self._eof or self._is_head:
+            return None
+        start = data.find(b"\r\n\r\n") + 4
+        known = self._heads.known(bytes(data[:start]))  # some streams give a bytearray
+        if known is None:
+            return None
+        status, reason, headers, framing, keep_alive = known
+        size = len(data) - start
+        if (
+            framing != size
+            or status < 200
+            or status == 204
+            or status == 304
+            or self._is_connect
+            or (self._max_body_bytes is not None and size > self._max_body_bytes)
+        ):
+            return None
+        if not keep_alive or self._asked_to_close:
+            self._keep_alive = False
+        self._receiving = _DONE
+        return ResponseHead(status, headers, reason), bytes(data[start:])
+
     def _next_of_body(self) -> BodyData | EndOfBody | NeedData:
         reader = self._reader
         assert reader is not None

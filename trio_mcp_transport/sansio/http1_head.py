@@ -182,6 +182,10 @@ class HeadMemory(Generic[_T]):
         self._parser = FieldParser()
         self._known: dict[bytes, _T] = {}
 
+    def known(self, head: bytes) -> _T | None:
+        """What a head says that was read before and is remembered."""
+        return self._known.get(head)
+
     def read(self, head: bytes) -> _T:
         """What the head says; the same object for the same bytes, as far as it is remembered.
 

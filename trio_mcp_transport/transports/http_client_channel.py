@@ -374,8 +374,10 @@ class HttpClientChannel(MessageChannel):
         """The task of an exchange: never raises but what ends everything anyway."""
         cause: Exception | None = None
         try:
-            with exchange.scope:
-                if not exchange.scope.cancel_called:  # it may not come to any checkpoint
+            is_over = exchange.given_up or await self._wire.carry_at_once(exchange)
+            if not is_over and not exchange.given_up:
+                with trio.CancelScope() as scope:
+                    exchange.stop = scope.cancel
                     await self._wire.carry(exchange)
         except Exception as error:  # becomes the cause of the answer, or is reported
             cause = error

@@ -63,6 +63,18 @@ class Inbox:
             self._add(items, size)
         return True
 
+    def put_nowait(self, item: Sized) -> bool:
+        """Queue a message if `put` would not wait; else nothing is done."""
+        if self._closed:
+            return True
+        if self._line or not self._fits(item[1]):
+            return False
+        self._queue.append(item)
+        self.size += item[1]
+        if self._receiver is not None:
+            self.wake()
+        return True
+
     async def put(self, items: Sequence[Sized]) -> None:
         """Queue messages, all at once, when there is room or nothing else waits.
 

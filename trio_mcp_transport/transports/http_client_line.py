@@ -31,6 +31,7 @@ from ..limits import CONTROL_LANE_BYTES
 from ..sansio.headers import Headers
 from ..sansio.mcp_http.answers import modern_revision
 from ..sansio.mcp_http.reconnect import Reconnect
+from .http_sender import BegunRequest
 
 __all__ = ["Exchange", "Phase", "SendLine"]
 
@@ -54,7 +55,9 @@ class Exchange:
         data: The same, encoded.
         request_id: Its id, if it is a request.
         revision: What its `_meta` says: a modern message; else None.
-        scope: Cancelled when it is given up.
+        given_up: Whether it is to end, with or without an answer.
+        stop: Ends what its task waits for, while it waits; called when it is given up.
+        begun: Its request, where that was sent at once, and the fields of that.
         phase: How far it has come.
         answered: Whether its answer was delivered.
         silent: Whether it ends without one: it was cancelled.
@@ -76,10 +79,12 @@ class Exchange:
 
     __slots__ = (
         "answered",
+        "begun",
         "cancels",
         "cause",
         "data",
         "generation",
+        "given_up",
         "held",
         "is_cancelled",
         "is_control",
@@ -94,8 +99,9 @@ class Exchange:
         "resume",
         "retried",
         "revision",
-        "scope",
+        "sent_headers",
         "silent",
+        "stop",
     )
 
     def __init__(self, message: Message, data: bytes) -> None:
@@ -103,7 +109,10 @@ class Exchange:
         self.data = data
         self.request_id: RequestId | None = message.id if type(message) is Request else None
         self.revision = modern_revision(message)
-        self.scope = trio.CancelScope()
+        self.given_up = False
+        self.stop: Callable[[], object] | None = None
+        self.begun: BegunRequest | None = None
+        self.sent_headers: Headers | None = None
         self.phase = Phase.WAITING
         self.answered = False
         self.silent = False
@@ -139,12 +148,17 @@ class Exchange:
         """End it with a cause, unless its answer has come; that one may wait for room."""
         if self.cause is None and not self.answered:
             self.cause = cause
-            self.scope.cancel()
+            self._give_up()
 
     def silence(self) -> None:
         """End it without an answer: whoever sent it wants none any more."""
         self.silent = True
-        self.scope.cancel()
+        self._give_up()
+
+    def _give_up(self) -> None:
+        self.given_up = True
+        if self.stop is not None:
+            self.stop()
 
 
 class SendLine:

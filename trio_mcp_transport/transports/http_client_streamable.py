@@ -93,6 +93,18 @@ class StreamableWire(Wire):
         else:
             await self._carry_legacy(exchange)
 
+    def _headers_at_once(self, exchange: Exchange) -> Headers | None:
+        message = exchange.message
+        if type(message) is not Request:
+            return None
+        if exchange.revision is not None:
+            self._spoken = exchange.revision
+            return self._modern.headers(message, exchange.revision)
+        if self._renewed is not None or exchange.is_initialize:
+            return None
+        exchange.generation = self._legacy.generation
+        return self._legacy.post_headers
+
     async def close(self) -> None:
         """End the session."""
         self.abort()
@@ -142,11 +154,13 @@ class StreamableWire(Wire):
         message = exchange.message
         assert isinstance(message, Request | Notification)
         while True:
-            headers = self._modern.headers(message, revision)
-            try:
-                await self._post(self._url, exchange, headers)
-            except Refused as refused:
-                self._settle_refused(exchange, refused)
+            headers = exchange.sent_headers or self._modern.headers(message, revision)
+            exchange.sent_headers = None
+            if exchange.held is None:  # else it was sent and answered at once
+                try:
+                    await self._post(self._url, exchange, headers)
+                except Refused as refused:
+                    self._settle_refused(exchange, refused)
             held = exchange.held
             if held is None:
                 return
@@ -244,9 +258,10 @@ class StreamableWire(Wire):
         legacy = self._legacy
         exchange.opens_stream = _is_initialized(exchange)
         while True:
-            if self._renewed is not None and not exchange.is_initialize:
-                await self._renewed.wait()  # the session is lost, or was never told it began
-            exchange.generation = legacy.generation
+            if exchange.begun is None:  # else it was sent at once
+                if self._renewed is not None and not exchange.is_initialize:
+                    await self._renewed.wait()  # the session is lost, or was never told it began
+                exchange.generation = legacy.generation
             headers = legacy.post_headers
             if exchange.is_initialize:
                 headers = legacy.initialize_headers

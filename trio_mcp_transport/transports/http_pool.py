@@ -32,7 +32,7 @@ from ..security.tls_contexts import TlsClient
 from ..tls_settings import TlsSettings
 from .http_proxy import HttpProxy
 from .http_round_trip import HttpConnection, HttpStream, RoundTrip, Route
-from .http_sender import HttpResponse, HttpSender
+from .http_sender import BegunRequest, HttpResponse, HttpSender
 from .web_stream import HTTP_ALPN, OpenStream, Tell, open_tcp_stream, open_web_stream
 
 __all__ = ["DEFAULT_IDLE_EXPIRY", "HttpPool", "PoolStatistics"]
@@ -151,6 +151,25 @@ class HttpPool(HttpSender):
 
         As `HttpSender.request`. A request that is not valid HTTP is a `LocalProtocolError`.
         """
+        route, head = self._head(method, url, headers)
+        return RoundTrip(self, route, head, body, head_timeout, on_written)
+
+    def begin(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Headers = NO_HEADERS,
+        body: bytes = b"",
+        on_written: Callable[[], object] | None = None,
+    ) -> BegunRequest | None:
+        """Send a request at once, on a connection that is idle. As `HttpSender.begin`."""
+        route, head = self._head(method, url, headers)
+        begun = RoundTrip(self, route, head, body, math.inf, on_written)
+        return begun if begun.begin() else None
+
+    def _head(self, method: str, url: str, headers: Headers) -> tuple[Route, RequestHead]:
+        """Where a request goes, and its head: the same object for the same headers."""
         key = (method, url, id(headers))
         found = self._heads.get(key)
         if found is None:
@@ -158,8 +177,7 @@ class HttpPool(HttpSender):
             if len(self._heads) >= _MAX_HEADS:
                 self._heads.clear()
             self._heads[key] = found
-        _, route, head = found
-        return RoundTrip(self, route, head, body, head_timeout, on_written)
+        return found[1], found[2]
 
     def _make_head(
         self, method: str, url: str, headers: Headers
@@ -180,20 +198,40 @@ class HttpPool(HttpSender):
             self._parsed_urls[url] = parsed
         return parsed
 
-    async def acquire(self, route: Route) -> HttpConnection:
-        """A connection for one request: an idle one, or a new one, or one that is waited for.
+    def acquire_nowait(self, route: Route) -> HttpConnection | None:
+        """An idle connection for one request, if there is one.
 
-        Called by `RoundTrip`, which gives it back or discards it. Cancelled, nothing is taken.
+        Called by `RoundTrip`, which gives it back or discards it.
+
+        Raises:
+            trio.ClosedResourceError: The pool is closed.
+        """
+        self._check_open()
+        idle = self._idle
+        if not idle:
+            return None
+        now = trio.current_time()
+        if idle[0].idle_until <= now:
+            self._close_expired(now)
+        # The connection that was used last is the least likely to be dead.
+        for connection in reversed(idle.copy()):
+            if connection.route == route:
+                idle.remove(connection)
+                if connection.idle_until > now and not connection.is_dead():
+                    return connection
+                self._close(connection)
+                self._count -= 1
+        return None
+
+    async def acquire(self, route: Route) -> HttpConnection:
+        """A connection for one request: a new one, or one that is waited for.
+
+        Called by `RoundTrip` where `acquire_nowait` gave none. Cancelled, nothing is taken.
 
         Raises:
             ConnectFailed: None could be made.
             trio.ClosedResourceError: The pool is closed, now or before.
         """
-        self._check_open()
-        self._close_expired()
-        connection = self._take_idle(route)
-        if connection is not None:
-            return connection
         if self._count < self._max_connections:
             self._count += 1
         elif self._idle:
@@ -204,17 +242,6 @@ class HttpPool(HttpSender):
             if connection is not None:
                 return connection
         return await self._open(route)
-
-    def _take_idle(self, route: Route) -> HttpConnection | None:
-        """The connection that was used last, as it is the least likely to be dead."""
-        for connection in reversed(self._idle.copy()):
-            if connection.route == route:
-                self._idle.remove(connection)
-                if connection.idle_until > trio.current_time() and not connection.is_dead():
-                    return connection
-                self._close(connection)
-                self._count -= 1
-        return None
 
     async def _wait_for_place(self, route: Route) -> HttpConnection | None:
         """Wait for a place; with it may come a connection."""
@@ -311,9 +338,8 @@ class HttpPool(HttpSender):
         waiter.connection = connection
         waiter.woken.set()
 
-    def _close_expired(self) -> None:
+    def _close_expired(self, now: float) -> None:
         # Where somebody waits nothing is idle, so no place is to be passed on here.
-        now = trio.current_time()
         while self._idle and self._idle[0].idle_until <= now:
             self._close(self._idle.popleft())
             self._count -= 1

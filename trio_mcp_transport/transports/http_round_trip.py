@@ -19,10 +19,10 @@ import trio
 from ..abc import ConnectionLost
 from ..errors import MessageTooLarge, RemoteProtocolError, RequestTimeout
 from ..reporting import choose_failure
-from ..sansio.http1 import BodyData, EndOfBody, Http1Limits, RequestHead, ResponseHead
+from ..sansio.http1 import BodyData, Http1Limits, RequestHead, ResponseHead
 from ..sansio.http1_client import Http1Client
 from ..sansio.machine import NEED_DATA
-from .http_sender import HttpResponse
+from .http_sender import BegunRequest
 
 __all__ = ["HttpConnection", "HttpStream", "RoundTrip", "Route"]
 
@@ -102,8 +102,11 @@ class HttpConnection:
 class ConnectionSource(Protocol):
     """The pool, as a round trip sees it."""
 
+    def acquire_nowait(self, route: Route, /) -> HttpConnection | None:
+        """A connection that is idle, if there is one."""
+
     async def acquire(self, route: Route, /) -> HttpConnection:
-        """A connection, idle or new."""
+        """A connection, new or waited for."""
 
     def give_back(self, connection: HttpConnection, /) -> None:
         """Keep a connection for others. Never waits."""
@@ -112,11 +115,7 @@ class ConnectionSource(Protocol):
         """Close a connection. Never waits."""
 
 
-class _Repeat(Exception):
-    """A kept connection was dead, and the request may be sent on another one."""
-
-
-class RoundTrip(HttpResponse):
+class RoundTrip(BegunRequest):
     """The async context manager that `HttpPool.request` returns, and its response."""
 
     __slots__ = (
@@ -132,8 +131,11 @@ class RoundTrip(HttpResponse):
         "_peeked",
         "_pool",
         "_received",
+        "_rest",
         "_route",
+        "_tries",
         "_written",
+        "has_head",
         "headers",
         "status",
     )
@@ -155,6 +157,9 @@ class RoundTrip(HttpResponse):
         self._deadline: float | None = None
         self._on_written = on_written
         self._connection: HttpConnection | None = None
+        self._tries = 0
+        self.has_head = False
+        self._rest = b""  # of the request: what is not written
         self._written = 0  # bytes of the request, as far as that is known
         self._received = False  # whether a byte of the response came
         self._eof = False
@@ -163,35 +168,72 @@ class RoundTrip(HttpResponse):
         self._left = False
 
     async def __aenter__(self) -> Self:
-        for _ in range(MAX_REPEATS):
-            try:
-                await self._try_once()
-            except _Repeat:
-                continue
-            return self
-        raise ConnectionLost("the server closes connections as soon as they are used again")
+        while not self.has_head:
+            if self._connection is None:
+                if self._tries == MAX_REPEATS:
+                    raise ConnectionLost("the server closes connections as soon as they are used")
+                connection = self._pool.acquire_nowait(self._route)
+                if connection is None:
+                    connection = await self._pool.acquire(self._route)
+                self._begin(connection)
+            await self.wait_head()
+        return self
 
-    async def _try_once(self) -> None:
-        self._connection = connection = await self._pool.acquire(self._route)
+    def begin(self) -> bool:
+        """Write the request now, or as much of it as the operating system takes.
+
+        Returns:
+            False where no kept connection is free: nothing was done.
+        """
+        connection = self._pool.acquire_nowait(self._route)
+        if connection is None:
+            return False
+        self._begin(connection)
+        return True
+
+    def _begin(self, connection: HttpConnection) -> None:
+        self._connection = connection
+        self._tries += 1
         self._written, self._received, self._eof = 0, False, False
         try:
-            if self._head_timeout == math.inf:
-                head = await self._exchange(connection)
-            else:
-                head = await self._exchange_in_time(connection)
-        except ConnectionLost as error:
-            self._discard()
-            if self._may_repeat(connection):
-                raise _Repeat from error
-            raise
+            data = connection.machine.send_request(self._head, self._body)
+            if connection.send_nowait is not None:
+                self._written = connection.send_nowait(data)
+        except trio.BrokenResourceError:
+            # There may be an answer that says why.
+            connection.machine.send_failed()
+            self._rest = b""
+            return
         except BaseException:
             self._discard()
             raise
-        self.status = head.status
-        self.headers = head.headers
-        said = head.headers.get("keep-alive")
-        if said is not None and (match := _KEEP_ALIVE.search(said.lower())):
-            connection.kept_for = float(match[1])
+        if self._written == len(data):
+            self._tell_written()
+            self._rest = b""
+        else:
+            self._rest = data[self._written :]
+
+    def abandon(self) -> None:
+        """Close the connection; see `BegunRequest.abandon`."""
+        self._left = True
+        self._discard()
+
+    async def wait_head(self) -> None:
+        """Wait for the head of the response; see `BegunRequest.wait_head`."""
+        connection = self._connection
+        assert connection is not None
+        try:
+            if self._head_timeout == math.inf:
+                await self._exchange(connection)
+            else:
+                await self._exchange_in_time(connection)
+        except ConnectionLost:
+            self._discard()
+            if not self._may_repeat(connection):
+                raise
+        except BaseException:
+            self._discard()
+            raise
 
     def _may_repeat(self, connection: HttpConnection) -> bool:
         return (
@@ -200,49 +242,39 @@ class RoundTrip(HttpResponse):
             and (not self._written or self._head.method in SAFE_METHODS)
         )
 
-    async def _exchange_in_time(self, connection: HttpConnection) -> ResponseHead:
+    async def _exchange_in_time(self, connection: HttpConnection) -> None:
         if self._deadline is None:
             self._deadline = trio.current_time() + self._head_timeout
         with trio.CancelScope(deadline=self._deadline):
-            return await self._exchange(connection)
+            await self._exchange(connection)
+            return
         raise RequestTimeout(f"no response within {self._head_timeout:g} s")
 
-    async def _exchange(self, connection: HttpConnection) -> ResponseHead:
-        """Write the request and read the head of its response."""
-        data = connection.machine.send_request(self._head, self._body)
-        if connection.send_nowait is not None:
-            try:
-                self._written = connection.send_nowait(data)
-            except trio.BrokenResourceError:
-                # There may be an answer that says why.
-                connection.machine.send_failed()
-                return await self._read_head(connection)
-        if self._written == len(data):
-            self._tell_written()
-            return await self._read_head(connection)
+    async def _exchange(self, connection: HttpConnection) -> None:
+        """Write what is left of the request and read the head of its response."""
+        if not self._rest:
+            await self._read_head(connection)
+            return
         # A server may answer before it has read everything, and then stop reading: RFC 9112,
         # section 9.5, wants a client to watch for that while it sends.
-        head: ResponseHead | None = None
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._write_rest, connection, data)
-                head = await self._read_head(connection)
-                if self._written < len(data):
+                nursery.start_soon(self._write_rest, connection)
+                await self._read_head(connection)
+                if self._rest:
                     connection.machine.send_failed()
                 nursery.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             raise choose_failure(group, None) from None
-        assert head is not None
-        return head
 
-    async def _write_rest(self, connection: HttpConnection, data: bytes) -> None:
+    async def _write_rest(self, connection: HttpConnection) -> None:
         try:
-            await connection.stream.send_all(memoryview(data)[self._written :])
+            await connection.stream.send_all(self._rest)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             # The reader finds out more: an answer that explains it, or the same error.
             connection.machine.send_failed()
         else:
-            self._written = len(data)
+            self._rest = b""
             self._tell_written()
         finally:
             self._written = max(self._written, 1)  # it may have been anything
@@ -252,18 +284,34 @@ class RoundTrip(HttpResponse):
         if on_written is not None:
             on_written()
 
-    async def _read_head(self, connection: HttpConnection) -> ResponseHead:
+    async def _read_head(self, connection: HttpConnection) -> None:
         machine = connection.machine
         while True:
+            data = await self._receive(connection)
+            if not data:
+                raise ConnectionLost("the server closed the connection before its response")
+            self._received = True
+            whole = None if self._rest else machine.receive_whole(data)
+            if whole is not None:
+                head, self._peeked = whole
+                self._take_head(head, connection)
+                self._let_go(connection)
+                return
+            machine.receive_data(data)
             event = machine.next_event()
-            if event is NEED_DATA:
-                data = await self._receive(connection)
-                if not data:
-                    raise ConnectionLost("the server closed the connection before its response")
-                self._received = True
-                machine.receive_data(data)
-            elif isinstance(event, ResponseHead):
-                return event
+            while event is not NEED_DATA:
+                if isinstance(event, ResponseHead):
+                    self._take_head(event, connection)
+                    return
+                event = machine.next_event()  # it was an informational one
+
+    def _take_head(self, head: ResponseHead, connection: HttpConnection) -> None:
+        self.has_head = True
+        self.status = head.status
+        self.headers = head.headers
+        said = head.headers.get("keep-alive")
+        if said is not None and (match := _KEEP_ALIVE.search(said.lower())):
+            connection.kept_for = float(match[1])
 
     async def _receive(self, connection: HttpConnection) -> bytes:
         try:
@@ -360,13 +408,17 @@ class RoundTrip(HttpResponse):
             return event.data
         if event is NEED_DATA:
             return None
+        self._let_go(connection)
+        return b""
+
+    def _let_go(self, connection: HttpConnection) -> None:
+        """The response is read: keep the connection for others, where that is possible."""
         self._connection = None
-        if isinstance(event, EndOfBody) and connection.machine.reusable:
+        if connection.machine.reusable:
             connection.machine.start_next_cycle()
             self._pool.give_back(connection)
         else:
             self._pool.discard(connection)
-        return b""
 
     def _check_not_left(self) -> None:
         if self._left:

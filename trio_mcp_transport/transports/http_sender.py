@@ -19,7 +19,7 @@ import trio
 from ..errors import MessageTooLarge
 from ..sansio.headers import NO_HEADERS, Headers
 
-__all__ = ["AsyncHttpClient", "HttpResponse", "HttpSender"]
+__all__ = ["AsyncHttpClient", "BegunRequest", "HttpResponse", "HttpSender"]
 
 
 class AsyncHttpClient(Protocol):
@@ -86,6 +86,37 @@ class HttpResponse(ABC):
         return None
 
 
+class BegunRequest(HttpResponse, AbstractAsyncContextManager[HttpResponse]):
+    """A request that is on its way; what `HttpSender.begin` returns.
+
+    Await `wait_head`, then use it as what `HttpSender.request` returns; or `abandon` it.
+    Status and headers are there when `has_head` is true.
+
+    Attributes:
+        has_head: Whether the head of the response is there.
+    """
+
+    __slots__ = ()
+
+    has_head: bool
+
+    @abstractmethod
+    async def wait_head(self) -> None:
+        """Wait for the head of the response.
+
+        Without one, and without an exception, the request was not sent after all, and may
+        be sent anew: entering the block does.
+
+        Raises:
+            trio.ClosedResourceError: It was abandoned.
+            ConnectionLost: As `HttpSender.request`, as are the others.
+        """
+
+    @abstractmethod
+    def abandon(self) -> None:
+        """Give it up from any task, as leaving the block does. Idempotent."""
+
+
 class HttpSender(trio.abc.AsyncResource):
     """Sends HTTP requests, any number at a time."""
 
@@ -128,6 +159,25 @@ class HttpSender(trio.abc.AsyncResource):
             ConfigurationError: The URL is wrong.
             FeatureUnavailable: The scheme needs what is not installed.
         """
+
+    def begin(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Headers = NO_HEADERS,
+        body: bytes = b"",
+        on_written: Callable[[], object] | None = None,
+    ) -> BegunRequest | None:
+        """Send a request at once, where nothing has to be waited for. No checkpoint.
+
+        Arguments and exceptions are those of `request`.
+
+        Returns:
+            The request, which must be awaited or abandoned; None if it takes `request`, as
+            always for a sender that does not know this. Nothing was done then.
+        """
+        return None
 
     @abstractmethod
     def close(self) -> None:
