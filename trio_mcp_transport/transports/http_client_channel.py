@@ -111,10 +111,11 @@ class HttpClientChannel(MessageChannel):
         )
         headers = Headers([("Host", settings.authority)]).merged(settings.headers)
         self._wire: Wire
+        self._ids_are_shared = False  # by all that runs, so that each may be there once
         if settings.two_paths is not None:
             self._wire = TwoPathWire(self._port, headers, settings.two_paths)
         elif settings.sse_only:
-            self._wire = SseWire(self._port, headers)
+            self._use(SseWire(self._port, headers))
         else:
             self._wire = StreamableWire(self._port, headers)
         self._running: set[Exchange] = set()
@@ -300,7 +301,7 @@ class HttpClientChannel(MessageChannel):
             RequestIdInUse: See `send_many`; then nothing is noted.
         """
         table = self._port.exchanges
-        if isinstance(self._wire, SseWire):
+        if self._ids_are_shared:
             self._check_ids(exchanges)
         sending, unsaid = [], []
         for exchange in exchanges:
@@ -412,6 +413,7 @@ class HttpClientChannel(MessageChannel):
 
     def _use(self, wire: Wire) -> None:
         self._wire = wire
+        self._ids_are_shared = isinstance(wire, SseWire)
 
     # -- receiving ----------------------------------------------------------------------
 

@@ -47,6 +47,10 @@ class Phase(enum.IntEnum):
     DONE = 5
 
 
+# Looking up a member of an enum costs, before Python 3.12.
+_WAITING, _QUEUED, _STARTED, _WRITTEN, _TAKEN, _DONE = Phase
+
+
 class Exchange:
     """One message on its way, and what answers it.
 
@@ -54,6 +58,7 @@ class Exchange:
         message: The message.
         data: The same, encoded.
         request_id: Its id, if it is a request.
+        is_request: Whether it will be answered by a message.
         revision: What its `_meta` says: a modern message; else None.
         given_up: Whether it is to end, with or without an answer.
         stop: Ends what its task waits for, while it waits; called when it is given up.
@@ -89,6 +94,7 @@ class Exchange:
         "is_cancelled",
         "is_control",
         "is_internal",
+        "is_request",
         "message",
         "opens_stream",
         "parked",
@@ -108,12 +114,13 @@ class Exchange:
         self.message = message
         self.data = data
         self.request_id: RequestId | None = message.id if type(message) is Request else None
+        self.is_request = self.request_id is not None
         self.revision = modern_revision(message)
         self.given_up = False
         self.stop: Callable[[], object] | None = None
         self.begun: BegunRequest | None = None
         self.sent_headers: Headers | None = None
-        self.phase = Phase.WAITING
+        self.phase: Phase = _WAITING
         self.answered = False
         self.silent = False
         self.cause: Exception | None = None
@@ -129,11 +136,6 @@ class Exchange:
         self.held: ErrorResponse | None = None
         self.parked: trio.Event | None = None
         self.resume: tuple[Reconnect, Exception] | None = None
-
-    @property
-    def is_request(self) -> bool:
-        """Whether it will be answered by a message."""
-        return self.request_id is not None
 
     @property
     def is_initialize(self) -> bool:
@@ -248,7 +250,7 @@ class SendLine:
     def _admit(self, exchanges: Sequence[Exchange]) -> None:
         self.admitted += len(exchanges)
         for exchange in exchanges:
-            exchange.phase = Phase.QUEUED
+            exchange.phase = _QUEUED
             if exchange.cancels is not None:
                 exchange.cancels.is_cancelled = True
             if self._queue or not self._may_start(exchange):
@@ -274,7 +276,7 @@ class SendLine:
         return exchange.is_request or not self._unwritten
 
     def _begin(self, exchange: Exchange) -> None:
-        exchange.phase = Phase.STARTED
+        exchange.phase = _STARTED
         self._unwritten += 1
         if not exchange.is_request:
             self._delivering = exchange
@@ -299,8 +301,8 @@ class SendLine:
 
     def written(self, exchange: Exchange) -> None:
         """The operating system has it."""
-        if exchange.phase == Phase.STARTED:
-            exchange.phase = Phase.WRITTEN
+        if exchange.phase is _STARTED:
+            exchange.phase = _WRITTEN
             self._unwritten -= 1
             if self._queue or self._settled:
                 self._pump()
@@ -308,20 +310,21 @@ class SendLine:
     def taken(self, exchange: Exchange) -> None:
         """The head of its response is there."""
         self.written(exchange)
-        exchange.phase = max(exchange.phase, Phase.TAKEN)
+        if exchange.phase is _WRITTEN:
+            exchange.phase = _TAKEN
         if self._delivering is exchange:
             self._delivering = None
             self._pump()
 
     def done(self, exchange: Exchange) -> None:
         """It is over, one way or another. Idempotent."""
-        if exchange.phase == Phase.DONE:
+        if exchange.phase is _DONE:
             return
-        if exchange.phase == Phase.QUEUED and exchange in self._queue:
+        if exchange.phase is _QUEUED and exchange in self._queue:
             self._queue.remove(exchange)
             self._pump()
         self.taken(exchange)
-        exchange.phase = Phase.DONE
+        exchange.phase = _DONE
         if self._initializing is exchange:
             self._initializing = None
             self._pump()

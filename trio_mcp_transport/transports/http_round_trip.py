@@ -224,7 +224,10 @@ class RoundTrip(BegunRequest):
         assert connection is not None
         try:
             if self._head_timeout == math.inf:
-                await self._exchange(connection)
+                if self._rest:
+                    await self._exchange(connection)
+                else:
+                    await self._read_head(connection)
             else:
                 await self._exchange_in_time(connection)
         except ConnectionLost:
@@ -285,9 +288,12 @@ class RoundTrip(BegunRequest):
             on_written()
 
     async def _read_head(self, connection: HttpConnection) -> None:
-        machine = connection.machine
+        machine, receive_some = connection.machine, connection.stream.receive_some
         while True:
-            data = await self._receive(connection)
+            try:
+                data = await receive_some()
+            except trio.BrokenResourceError as error:
+                raise _lost(error) from error
             if not data:
                 raise ConnectionLost("the server closed the connection before its response")
             self._received = True
@@ -312,12 +318,6 @@ class RoundTrip(BegunRequest):
         said = head.headers.get("keep-alive")
         if said is not None and (match := _KEEP_ALIVE.search(said.lower())):
             connection.kept_for = float(match[1])
-
-    async def _receive(self, connection: HttpConnection) -> bytes:
-        try:
-            return await connection.stream.receive_some()
-        except trio.BrokenResourceError as error:
-            raise ConnectionLost(f"the connection to the server was lost: {error}") from error
 
     async def receive_some(self) -> bytes:
         """The next bytes of the body; ``b""`` is its end. As `HttpResponse.receive_some`."""
@@ -374,11 +374,11 @@ class RoundTrip(BegunRequest):
             connection = self._connection
             assert connection is not None
             try:
-                data = await self._receive(connection)
-            except ConnectionLost as error:
-                self._fault = error
+                data = await connection.stream.receive_some()
+            except trio.BrokenResourceError as error:
+                self._fault = _lost(error)
                 self._discard()
-                raise
+                raise self._fault from error
             if data:
                 connection.machine.receive_data(data)
             else:
@@ -443,3 +443,7 @@ class RoundTrip(BegunRequest):
         except (RemoteProtocolError, ConnectionLost):
             return  # nobody reads on: it is closed, which is all that is wanted
         self._discard()
+
+
+def _lost(error: trio.BrokenResourceError) -> ConnectionLost:
+    return ConnectionLost(f"the connection to the server was lost: {error}")

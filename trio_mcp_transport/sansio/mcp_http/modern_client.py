@@ -85,6 +85,7 @@ class ModernClient:
         self._schemas: dict[str, HeaderSchema] = {}
         # Headers are the same for most calls; once made they need not be encoded again.
         self._ready: dict[tuple[str, tuple[tuple[str, str], ...]], Headers] = {}
+        self._quick: dict[tuple[str, str, str], Headers] = {}
 
     def headers(self, message: Request | Notification, revision: str) -> Headers:
         """The header fields of a POST.
@@ -96,6 +97,15 @@ class ModernClient:
         Raises:
             ValueError: The params cannot be read (also msgspec's errors).
         """
+        params, source = message.params, self._name_sources.get(message.method)
+        name = params.get(source) if source is not None and type(params) is dict else None
+        quick = None
+        if type(message) is Request and type(name) is str and name not in self._schemas:
+            # The name is all that is mirrored, and mostly that of a few.
+            quick = revision, message.method, name
+            ready = self._quick.get(quick)
+            if ready is not None:
+                return ready
         mirrored = mirrored_headers(message, self._schemas.get, name_sources=self._name_sources)
         key = (revision, tuple(mirrored))
         ready = self._ready.get(key)
@@ -106,6 +116,10 @@ class ModernClient:
             if len(self._ready) >= _MAX_READY:
                 self._ready.clear()
             self._ready[key] = ready
+        if quick is not None:
+            if len(self._quick) >= _MAX_READY:
+                self._quick.clear()
+            self._quick[quick] = ready
         return ready
 
     def learn(self, result: object) -> tuple[object, list[RejectedTool]]:
