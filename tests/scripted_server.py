@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 
 import msgspec
 import trio
@@ -27,6 +27,7 @@ from trio_mcp_transport import (
 from trio_mcp_transport.sansio.headers import NO_HEADERS, Headers
 from trio_mcp_transport.sansio.mcp_http.client_options import HttpClientOptions
 from trio_mcp_transport.transports.http_client_channel import HttpClientChannel
+from trio_mcp_transport.transports.http_sender import BegunRequest
 
 URL = "http://server.example/mcp"
 JSON = {"content-type": "application/json"}
@@ -34,14 +35,24 @@ SSE = {"content-type": "text/event-stream"}
 
 
 class FakeResponse(HttpResponse):
-    """A response that the test feeds."""
+    """A response that the test feeds.
+
+    Attributes:
+        is_whole: Whether its body comes with its head, if the test gives it that early.
+    """
+
+    is_whole = False
 
     def __init__(self, status: int, headers: dict[str, str]) -> None:
         self.status = status
         self.headers = Headers(headers.items())
         self._send, self._receive = trio.open_memory_channel[bytes](math.inf)
+        self._peeked = b""
 
     async def receive_some(self) -> bytes:
+        if self._peeked:
+            data, self._peeked = self._peeked, b""
+            return data
         try:
             data = await self._receive.receive()
         except trio.EndOfChannel:
@@ -49,6 +60,16 @@ class FakeResponse(HttpResponse):
         if data == b"BROKEN":
             raise trio.BrokenResourceError("the connection broke")
         return data
+
+    def read_nowait(self, max_bytes: int) -> bytes | None:
+        if not self.is_whole or self._receive.statistics().open_send_channels:
+            return None
+        with suppress(trio.EndOfChannel):
+            while True:
+                self._peeked += self._receive.receive_nowait()
+        if len(self._peeked) > max_bytes:
+            return None
+        return self._peeked
 
     def feed(self, data: bytes) -> None:
         self._send.send_nowait(data)
@@ -151,8 +172,68 @@ def event(message: Message | bytes | None, *, id: str = "", retry: int | None = 
     return b"\n".join(lines) + b"\n\n"
 
 
+class Begun(BegunRequest):
+    """What the client sent at once."""
+
+    has_head = False
+
+    def __init__(self, server: ScriptedServer, exchange: Exchange) -> None:
+        self._server = server
+        self._exchange = exchange
+        self._scope = trio.CancelScope()
+        self._response: FakeResponse | None = None
+
+    async def wait_head(self) -> None:
+        try:
+            with self._scope:
+                response = await self._exchange.outcome()
+        except BaseException:
+            self._leave()
+            raise
+        if self._scope.cancelled_caught:
+            raise trio.ClosedResourceError
+        self._response = response
+        self.status, self.headers, self.has_head = response.status, response.headers, True
+        response.is_whole = True
+
+    def abandon(self) -> None:
+        self._scope.cancel()
+        self._leave()
+
+    def _leave(self) -> None:
+        if not self._exchange.left.is_set():
+            self._server.open -= 1
+            self._exchange.left.set()
+
+    def read_nowait(self, max_bytes: int) -> bytes | None:
+        assert self._response is not None
+        body = self._response.read_nowait(max_bytes)
+        if body is not None:
+            self._leave()
+        return body
+
+    async def receive_some(self) -> bytes:
+        assert self._response is not None
+        return await self._response.receive_some()
+
+    async def __aenter__(self) -> HttpResponse:
+        if not self.has_head:
+            await self.wait_head()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._leave()
+
+
 class ScriptedServer(HttpSender):
-    """Hands what the client sends to the test."""
+    """Hands what the client sends to the test.
+
+    Attributes:
+        at_once: Whether it takes requests that are sent at once, as a pool with a free
+            connection does.
+    """
+
+    at_once = False
 
     def __init__(self) -> None:
         self._send, self._receive = trio.open_memory_channel[Exchange](math.inf)
@@ -174,6 +255,27 @@ class ScriptedServer(HttpSender):
         on_written: Callable[[], object] | None = None,
     ) -> AbstractAsyncContextManager[HttpResponse]:
         return self._request(method, url, headers, body, head_timeout, on_written)
+
+    def begin(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Headers = NO_HEADERS,
+        body: bytes = b"",
+        on_written: Callable[[], object] | None = None,
+    ) -> BegunRequest | None:
+        if not self.at_once:
+            return None
+        if self.refuse is not None:
+            raise self.refuse
+        exchange = Exchange(method, url, headers, body, math.inf)
+        self.seen.append(exchange)
+        self.open += 1
+        if on_written is not None and not self.unwritten:
+            on_written()
+        self._send.send_nowait(exchange)
+        return Begun(self, exchange)
 
     @asynccontextmanager
     async def _request(

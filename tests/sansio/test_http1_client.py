@@ -407,3 +407,115 @@ def test_a_head_that_closes_the_connection_closes_it_after_others() -> None:
     while machine.next_event() is not PAUSED:
         pass
     assert not machine.reusable
+
+
+# -- a whole response in one piece
+
+
+def events_of(machine: Http1Client, data: bytes) -> list[object]:
+    """All that a machine says of an answer; its fault as the status of that."""
+    machine.receive_data(data)
+    events: list[object] = []
+    try:
+        while (event := machine.next_event()) not in {NEED_DATA, PAUSED}:
+            events.append(event)
+    except RemoteProtocolError as error:
+        events.append(error.status)
+    return [*events, machine.reusable, machine.trailing_data]
+
+
+def after_one(answer: bytes, *, asks: RequestHead = GET) -> Http1Client | None:
+    """A client that was answered like that once, and asks again; None if it cannot."""
+    machine = Http1Client()
+    machine.send_request(GET)
+    events_of(machine, answer)
+    if not machine.reusable:
+        return None
+    machine.start_next_cycle()
+    machine.send_request(asks)
+    return machine
+
+
+WHOLE = {
+    **{name: data for name, (data, _) in BODIES.items()},
+    **{name: data for name, (data, _) in REFUSED.items() if len(data) < 10_000},
+    "two": OK + OK,
+    "a byte too many": OK + b"x",
+    "a byte too few": OK[:-1],
+    "a head alone": OK[:-2],
+    "half a head": OK[:-8],
+    "an informational one before": b"HTTP/1.1 100 Continue\r\n\r\n" + OK,
+    "an informational one": b"HTTP/1.1 100 Continue\r\n\r\n",
+    "another head": OK.replace(b"OK", b"KO"),
+    "204 with a body": b"HTTP/1.1 204 x\r\nContent-Length: 2\r\n\r\nhi",
+    "304 with a body": b"HTTP/1.1 304 x\r\nContent-Length: 2\r\n\r\nhi",
+    "the last one": OK.replace(b"OK\r\n", b"OK\r\nConnection: close\r\n"),
+}
+CLOSING = RequestHead("GET", "/", HOST.with_("Connection", "close"))
+ASKING = [
+    GET,
+    RequestHead("HEAD", "/", HOST),
+    RequestHead("CONNECT", "a:443", HOST),
+    CLOSING,
+]
+
+
+@pytest.mark.parametrize("asks", ASKING, ids=lambda head: head.method)
+@pytest.mark.parametrize("case", WHOLE)
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+def test_a_whole_response_means_the_same_in_one_step(
+    case: str, asks: RequestHead, kind: type[bytes | bytearray]
+) -> None:
+    data = WHOLE[case]
+    taken = 0
+    for before in (OK, data, b"HTTP/1.1 204 x\r\nContent-Length: 2\r\n\r\n"):
+        quick, slow = after_one(before, asks=asks), after_one(before, asks=asks)
+        if quick is None or slow is None:
+            continue
+        expected = events_of(slow, data)
+        whole = quick.receive_whole(kind(data))
+        if whole is None:
+            assert events_of(quick, data) == expected
+            continue
+        taken += 1
+        head, body = whole
+        assert type(body) is bytes
+        events = [head, *([BodyData(body)] if body else []), EndOfBody()]
+        assert [*events, quick.reusable, quick.trailing_data] == expected
+        assert quick.next_event() is PAUSED
+    if case == "a length" and asks.method == "GET":
+        assert taken
+
+
+def test_only_a_response_of_its_own_is_taken_in_one_step() -> None:
+    machine = Http1Client()
+    assert machine.receive_whole(OK) is None  # nobody asked
+    machine.send_request(GET)
+    assert machine.receive_whole(OK) is None  # nothing is known of this head
+    events_of(machine, OK)
+    machine.start_next_cycle()
+    machine.send_request(GET)
+    machine.receive_data(OK[:4])
+    assert machine.receive_whole(OK) is None  # something came before
+    machine.receive_data(OK[4:])
+    while machine.next_event() is not PAUSED:
+        pass
+    machine.start_next_cycle()
+    machine.send_request(GET, max_body_bytes=1)
+    assert machine.receive_whole(OK) is None  # it is too large
+    assert events_of(machine, OK)[1] == 413
+
+
+def test_nothing_is_taken_after_the_end() -> None:
+    machine = after_one(OK)
+    assert machine is not None
+    machine.receive_eof()
+    assert machine.receive_whole(OK) is None
+
+
+def test_a_whole_answer_to_a_request_that_was_not_written_ends_its_connection() -> None:
+    machine = after_one(OK)
+    assert machine is not None
+    machine.send_failed()
+    assert machine.receive_whole(OK) is not None
+    assert not machine.reusable

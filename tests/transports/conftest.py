@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 import trio
+from scripted_server import ScriptedServer
 
 #: Far more than any of them needs.
 LIMIT_SECONDS = 30.0
@@ -23,3 +24,14 @@ async def in_time() -> AsyncIterator[None]:
         nursery.start_soon(fail)
         yield
         nursery.cancel_scope.cancel()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """What is said over a scripted server holds whether or not requests are sent at once."""
+    if hasattr(metafunc.module, "ScriptedServer"):
+        metafunc.parametrize("_sends", [False, True], ids=["", "at-once"], indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def _sends(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ScriptedServer, "at_once", getattr(request, "param", False))

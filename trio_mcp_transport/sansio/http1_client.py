@@ -283,7 +283,7 @@ class Http1Client:
         self._receiving = _BODY
         return ResponseHead(status, headers, reason)
 
-    def receive_whole(self, data: bytes) -> tuple[ResponseHead, bytes] | None:
+    def receive_whole(self, data: bytes | bytearray) -> tuple[ResponseHead, bytes] | None:
         """Take in a whole response that came in one piece, if it is that and nothing else.
 
         What `receive_data` and `next_event` would give in several steps; for the responses

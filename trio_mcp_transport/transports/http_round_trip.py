@@ -171,7 +171,7 @@ class RoundTrip(BegunRequest):
         while not self.has_head:
             if self._connection is None:
                 if self._tries == MAX_REPEATS:
-                    raise ConnectionLost("the server closes connections as soon as they are used")
+                    raise ConnectionLost("the server closes connections as soon as they are used again")
                 connection = self._pool.acquire_nowait(self._route)
                 if connection is None:
                     connection = await self._pool.acquire(self._route)
