@@ -133,7 +133,7 @@ from .tls_settings import (
     TransparencyMode,
 )
 from .transports.accept import ChannelHandler, ServingListener, StreamListener, serve_listener
-from .transports.http_sender import HttpResponse, HttpSender
+from .transports.http_sender import BegunRequest, HttpResponse, HttpSender
 from .transports.http_serving import HttpServing
 from .transports.memory import MemoryChannel, memory_channel_pair
 from .transports.stream_channel import StreamChannel
@@ -149,6 +149,7 @@ __all__ = [
     "Algorithm",
     "AuthenticationRequired",
     "Batch",
+    "BegunRequest",
     "BridgeEnd",
     "BridgeObserver",
     "BridgeSide",
