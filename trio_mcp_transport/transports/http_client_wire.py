@@ -82,7 +82,8 @@ class Wire(ABC):
 
         A connection is free, and the whole answer comes in one piece. Then there is nothing
         to wait for but that answer, and to give up the exchange is to close its connection:
-        it takes no cancel scope, which costs as much as all the rest here.
+        it takes no cancel scope, and none of the layers that waiting elsewhere needs. They
+        cost a third of all that a request costs.
 
         Returns:
             Whether that was all; if not, `carry` takes it up where this left it.

@@ -159,7 +159,7 @@ class RoundTrip(BegunRequest):
         self._connection: HttpConnection | None = None
         self._tries = 0
         self.has_head = False
-        self._rest = b""  # of the request: what is not written
+        self._rest: bytes | memoryview = b""  # of the request: what is not written
         self._written = 0  # bytes of the request, as far as that is known
         self._received = False  # whether a byte of the response came
         self._eof = False
@@ -171,7 +171,9 @@ class RoundTrip(BegunRequest):
         while not self.has_head:
             if self._connection is None:
                 if self._tries == MAX_REPEATS:
-                    raise ConnectionLost("the server closes connections as soon as they are used again")
+                    raise ConnectionLost(
+                        "the server closes connections as soon as they are used again"
+                    )
                 connection = self._pool.acquire_nowait(self._route)
                 if connection is None:
                     connection = await self._pool.acquire(self._route)
@@ -211,7 +213,7 @@ class RoundTrip(BegunRequest):
             self._tell_written()
             self._rest = b""
         else:
-            self._rest = data[self._written :]
+            self._rest = memoryview(data)[self._written :]
 
     def abandon(self) -> None:
         """Close the connection; see `BegunRequest.abandon`."""
