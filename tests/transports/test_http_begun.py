@@ -206,6 +206,23 @@ async def test_what_cannot_be_written_at_once_is_written_while_it_waits() -> Non
         assert pool.statistics() == IDLE
 
 
+async def test_who_is_answered_before_all_is_written_does_not_keep_the_connection() -> None:
+    async def handler(server: SocketStream) -> None:
+        for _ in range(2):
+            await read_request(server)
+            await server.send_all(OK)
+        await trio.sleep_forever()
+
+    async with pool_of(handler) as (pool, _):
+        await ask(pool)
+        begun = begin(pool, LARGE)
+        await begun.wait_head()
+        assert pool.statistics() == BUSY
+        async with begun as response:
+            assert await response.read(2) == b"hi"
+        assert pool.statistics() == NONE
+
+
 async def test_abandoning_ends_the_writing() -> None:
     async with pool_of(answer_one) as (pool, _):
         await ask(pool)

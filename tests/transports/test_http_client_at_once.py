@@ -18,7 +18,9 @@ from trio_mcp_transport import (
     Request,
     Response,
 )
+from trio_mcp_transport.limits import ChannelOptions
 from trio_mcp_transport.sansio.headers import Headers
+from trio_mcp_transport.transports.http_client_inbox import Inbox
 
 pytestmark = pytest.mark.channel
 
@@ -140,3 +142,47 @@ async def test_the_credentials_of_a_request_are_asked_for_each_time(
         exchange.answer()
         assert isinstance(await channel.receive(), Response)
     channel.abort()
+
+
+async def test_nothing_is_sent_in_a_session_that_is_known_to_be_lost(
+    nursery: trio.Nursery, server: ScriptedServer
+) -> None:
+    channel = make_channel(nursery, server)
+    initialize = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {}}
+    await channel.send(Request(0, "initialize", initialize))
+    nursery.start_soon(server.initialize)
+    await channel.receive()
+    await channel.send(Notification("notifications/initialized"))
+    await wait_all_tasks_blocked()
+    await channel.send(Request(1, "first"))
+    (await server.next("first")).respond(404)
+    again = await server.next("initialize")
+    await channel.send(Request(2, "second"))
+    await wait_all_tasks_blocked()
+    assert not any(exchange.is_call_of("second") for exchange in server.seen)
+    again.answer({"protocolVersion": "2025-11-25"}, {"mcp-session-id": "s2"})
+    (await server.next("notifications/initialized")).respond(202)
+    for name in ("first", "second"):
+        exchange = await server.next(name)
+        assert exchange.headers["mcp-session-id"] == "s2"
+        exchange.answer()
+        assert isinstance(await channel.receive(), Response)
+    channel.abort()
+
+
+async def test_what_fits_waits_behind_what_came_before_and_does_not(
+    nursery: trio.Nursery,
+) -> None:
+    inbox = Inbox(ChannelOptions(inbox_bytes=50), lambda cause: pytest.fail(str(cause)))
+    one, two, three = (Notification(name) for name in ("one", "two", "three"))
+    assert inbox.put_nowait((one, 40))
+    assert not inbox.put_nowait((two, 40))
+    nursery.start_soon(inbox.put, [(two, 40)])
+    await wait_all_tasks_blocked()
+    assert not inbox.put_nowait((three, 1))
+    assert inbox.take(1) == [one]
+    assert inbox.put_nowait((three, 1))
+    assert inbox.take(2) == [two, three]
+    inbox.close(keep=False)
+    assert inbox.put_nowait((three, 1))
+    assert inbox.take(1) == []
