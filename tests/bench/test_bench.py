@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from xml.etree import ElementTree
@@ -14,7 +15,7 @@ import trio
 
 from trio_mcp_transport.cli import main
 from trio_mcp_transport.cli.bench import processes
-from trio_mcp_transport.cli.bench.plan import Task
+from trio_mcp_transport.cli.bench.cases import Task
 from trio_mcp_transport.cli.bench.processes import MeasurementFailed, measure
 from trio_mcp_transport.cli.bench.timing import seconds_per_operation
 
@@ -32,6 +33,10 @@ ROW_KEYS = {
     "peers",
     "ratio_to_floor",
     "ratio_to_sdk",
+    "held_against",
+    "ratio",
+    "budget",
+    "met",
 }
 
 
@@ -100,12 +105,63 @@ def test_the_import_is_measured_against_that_of_trio(
     assert document.environment["rounds"] == 2
 
 
+def test_many_clients_of_a_size_are_measured_side_by_side(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["--only", "unix", "--payload", "300", "--connections", "3"]
+    assert bench(*words, "--json", "-") == 0
+    (row,) = msgspec.json.decode(capsys.readouterr().out, type=Document).rows
+    assert (row["work"], row["payload_bytes"], row["connections"]) == ("many-clients", 300, 3)
+    assert isinstance(row["ours"], float | int)
+    assert isinstance(row["ratio"], float | int)
+
+
+def test_h11_is_measured_beside_the_engine_of_http_that_is_faster(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("httptools", reason="the extra `speedups` is not installed")
+    assert bench("--only", "http", "--only", "many-clients", "--json", "-") == 0
+    document = msgspec.json.decode(capsys.readouterr().out, type=Document)
+    assert document.environment["http_engine"] == "httptools"
+    (row,) = document.rows
+    assert "own h11" in msgspec.convert(row["peers"], dict[str, float])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="where a limit holds can be set from outside")
+def test_connections_that_the_system_does_not_allow_are_told(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    command = [sys.executable, "-m", "trio_mcp_transport", "bench", "--quick", "--only", "unix"]
+    done = subprocess.run(
+        ["sh", "-c", 'ulimit -n 100 && exec "$@"', "sh", *command, "--connections", "60"],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "60 connections need 124 open files, and this system allows a process 100" in done.stderr
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == limits
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
         (["--rounds", "0"], "--rounds must be at least 1"),
         (["--only", "import", "--only", "tcp"], "nothing to measure"),
         (["--only", "telepathy"], "invalid choice"),
+        (["--payload", "101"], "--payload must be from 102 to 1000000 bytes, not 101"),
+        (["--payload", "1000001"], "--payload must be from 102 to 1000000 bytes, not 1000001"),
+        (["--payload", "much"], "invalid int value: 'much'"),
+        (["--connections", "0"], "--connections must be from 1 to 10000, not 0"),
+        (["--connections", "10001"], "--connections must be from 1 to 10000, not 10001"),
+        (
+            ["--only", "stdio", "--connections", "16", "--payload", "300"],
+            "nothing to measure is stdio and --payload 300 and --connections 16",
+        ),
     ],
 )
 def test_what_cannot_be_measured_is_a_matter_of_usage(

@@ -23,26 +23,21 @@ from trio_mcp_transport.cli.bench import (
     websocket_peers,
     worker,
 )
-from trio_mcp_transport.cli.bench.plan import (
-    Case,
-    Contestant,
-    Task,
-    own_transport,
-    plan,
-    takes_part,
-)
+from trio_mcp_transport.cli.bench.available import takes_part
+from trio_mcp_transport.cli.bench.cases import Case, Contestant, Task
+from trio_mcp_transport.cli.bench.plan import plan
 from trio_mcp_transport.cli.cert import make_certificates
 
 pytestmark = pytest.mark.bench
 
 
 def cells() -> Iterator[tuple[Case, Contestant]]:
-    for case in plan(quick=True):
+    for case in [*plan(quick=True), *plan(connections=[3])]:
         if case.transport in {"stdio", "none"}:
             continue  # children, and an import: they are processes
         for name in case.contestants:
             # The server of the SDK's HTTP has a loop of its own.
-            if name != "sdk" and own_transport(name) is None and takes_part(name):
+            if name != "sdk" and not name.startswith("own ") and takes_part(name):
                 yield case, name
 
 

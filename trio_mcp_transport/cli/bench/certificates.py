@@ -9,7 +9,7 @@ import ssl
 from urllib.parse import quote
 
 from ..cert import Files
-from .plan import Task
+from .cases import Task
 
 __all__ = ["client_context", "client_options", "server_context", "server_options"]
 

@@ -1,27 +1,33 @@
-"""The command: its arguments, its table, its files."""
+"""The command: its arguments, and what they make it do."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import BinaryIO
-
-import msgspec
 
 from ...errors import ConfigurationError
 from ..running import ExitStatus, Shutdown
 from ..running import run as run_command
-from ..terminal import print_json, print_table, print_text, tell
-from .plan import TRANSPORTS, WORKS, Case, plan
+from ..terminal import tell
+from .cases import LARGE_BYTES, TRANSPORTS, WORKS, Case
+from .guard import Watched, watch
+from .output import Output
+from .payloads import SMALLEST_BYTES
+from .plan import GRID_CONNECTIONS, GRID_PAYLOADS, plan
 from .progress import Progress
-from .results import Environment, Results, Row, describe_budget, is_met
+from .record import Record, cases_to_record, cases_to_watch, only_what_counts, read_record
+from .results import Environment, Results
 from .runner import Run
-from .svg import draw
 
 __all__ = ["add_arguments", "run"]
 
 DEFAULT_ROUNDS = 5
+#: As each is measured again if it seems to be lost.
+DEFAULT_GUARD_ROUNDS = 1
+#: A client that opens more has no port left for each.
+_MOST_CONNECTIONS = 10_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rounds",
         type=int,
         metavar="N",
-        help=f"how often each value is measured (default: {DEFAULT_ROUNDS})",
+        help=f"how often each value is measured (default: {DEFAULT_ROUNDS}, and"
+        f" {DEFAULT_GUARD_ROUNDS} with --guard)",
     )
     parser.add_argument(
         "--only",
@@ -44,98 +51,153 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="measure this work or transport only; may be given several times: "
         + ", ".join([*WORKS, *TRANSPORTS]),
     )
+    parser.add_argument(
+        "--grid",
+        action="store_true",
+        help=f"requests of {_listed(GRID_PAYLOADS)} bytes, {_listed(GRID_CONNECTIONS)} connections",
+    )
+    parser.add_argument(
+        "--payload",
+        type=int,
+        action="append",
+        default=[],
+        metavar="BYTES",
+        help="measure with requests of that size; may be given several times",
+    )
+    parser.add_argument(
+        "--connections",
+        type=int,
+        action="append",
+        default=[],
+        metavar="N",
+        help="measure with so many connections; may be given several times",
+    )
+    parser.add_argument(
+        "--guard",
+        metavar="FILE",
+        help="measure what FILE has, and fail if more than a third of a speed was lost",
+    )
+    parser.add_argument(
+        "--record", metavar="FILE", help="keep the ratios to compare with for --guard"
+    )
     parser.add_argument("--json", metavar="FILE", help="keep the results as JSON; - is stdout")
     parser.add_argument("--svg", metavar="FILE", help="draw the results")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure, print the table; returns the exit status, 1 if something could not run."""
-    rounds: int | None = arguments.rounds
-    if rounds is None:
-        rounds = 1 if arguments.quick else DEFAULT_ROUNDS
-    if rounds < 1:
-        raise ConfigurationError(f"--rounds must be at least 1, not {rounds}")
-    cases = plan(arguments.only, quick=arguments.quick)
-    if not cases:
-        raise ConfigurationError(f"nothing to measure is {' and '.join(arguments.only)}")
+    """Measure, print the table; returns the exit status, 1 if something failed or was lost."""
+    rounds = _rounds(arguments)
+    _check_sizes(arguments)
+    record: Record | None = None
+    if arguments.guard is not None:
+        record = _read_guarded(arguments)
+        cases = cases_to_watch(record, arguments.guard)
+    else:
+        cases = _chosen_cases(arguments)
     with ExitStack() as files:
-        # Opened first: a file that cannot be written shall not cost a whole run.
-        json_file = svg_file = None
-        if arguments.json is not None and arguments.json != "-":
-            json_file = files.enter_context(Path(arguments.json).open("wb"))
-        if arguments.svg is not None:
-            svg_file = files.enter_context(Path(arguments.svg).open("wb"))
+        output = Output(
+            files,
+            json=arguments.json,
+            svg=arguments.svg,
+            record=arguments.record,
+            judge=not arguments.quick,
+        )
 
         async def measure(shutdown: Shutdown) -> int:
+            watched: Watched | None = None
             with Progress() as progress, shutdown.cancelling():
-                work = Run(cases, rounds=rounds, quick=arguments.quick, on_progress=progress.update)
-                progress.total = work.total
-                rows = await work.measure()
+                work = Run(
+                    quick=arguments.quick,
+                    compile_anew=record is None and not arguments.quick,
+                    on_progress=progress.update,
+                )
+                if record is None:
+                    rows = await work.measure(cases, rounds)
+                else:
+                    watched = await watch(record, cases, work.measure, rounds=rounds)
+                    rows = watched.rows
             if shutdown.signal is not None:
                 return ExitStatus.FAILED
             environment = Environment.describe(rounds=rounds, seconds=work.seconds)
             results = Results(environment, rows)
-            _write(results, json_file, svg_file)
-            if arguments.json == "-":
-                print_json(msgspec.json.encode(results))
-            else:
-                _print(cases, results, judge=not arguments.quick)
+            output.write(results, watched, complete=not work.failures)
             for failure in work.failures:
                 tell(failure)
-            return ExitStatus.FAILED if work.failures else ExitStatus.OK
+            well = watched is None or watched.is_well
+            return ExitStatus.OK if well and not work.failures else ExitStatus.FAILED
 
         return run_command(measure)
 
 
-def _write(results: Results, json_file: BinaryIO | None, svg_file: BinaryIO | None) -> None:
-    if json_file is not None:
-        json_file.write(msgspec.json.format(msgspec.json.encode(results), indent=2) + b"\n")
-    if svg_file is not None:
-        svg_file.write(draw(results).encode())
+def _rounds(arguments: argparse.Namespace) -> int:
+    rounds: int | None = arguments.rounds
+    if rounds is None:
+        if arguments.guard is not None:
+            return DEFAULT_GUARD_ROUNDS
+        return 1 if arguments.quick else DEFAULT_ROUNDS
+    if rounds < 1:
+        raise ConfigurationError(f"--rounds must be at least 1, not {rounds}")
+    return rounds
 
 
-def _print(cases: list[Case], results: Results, *, judge: bool) -> None:
-    environment = results.environment
-    title = (
-        f"{environment.implementation} {environment.python} on {environment.platform},"
-        f" {environment.cpu_count} CPUs; medians of {environment.rounds} rounds"
+def _check_sizes(arguments: argparse.Namespace) -> None:
+    for payload in arguments.payload:
+        # Everybody takes messages of that size, as they are configured by default.
+        if not SMALLEST_BYTES <= payload <= LARGE_BYTES:
+            raise ConfigurationError(
+                f"--payload must be from {SMALLEST_BYTES} to {LARGE_BYTES} bytes, not {payload}"
+            )
+    for number in arguments.connections:
+        if not 1 <= number <= _MOST_CONNECTIONS:
+            raise ConfigurationError(
+                f"--connections must be from 1 to {_MOST_CONNECTIONS}, not {number}"
+            )
+
+
+def _read_guarded(arguments: argparse.Namespace) -> Record:
+    chosen = {
+        "--record": arguments.record is not None,
+        "--only": arguments.only,
+        "--grid": arguments.grid,
+        "--payload": arguments.payload,
+        "--connections": arguments.connections,
+    }
+    for option, given in chosen.items():
+        if given:
+            raise ConfigurationError(f"--guard measures what its file has: {option} is for others")
+    path = Path(arguments.guard)
+    return read_record(path.read_bytes(), str(path))
+
+
+def _chosen_cases(arguments: argparse.Namespace) -> list[Case]:
+    sizes_chosen = arguments.grid or arguments.payload or arguments.connections
+    if arguments.record is not None and not arguments.only and not sizes_chosen:
+        return cases_to_record()
+    cases = plan(
+        arguments.only,
+        payloads=arguments.payload,
+        connections=arguments.connections,
+        grid=arguments.grid,
+        quick=arguments.quick,
     )
-    headers = ["work", "unit", "ours", "floor", "sdk", "ours/floor", "ours/sdk", "budget", "met"]
-    rows = [_cells(case, row, judge) for case, row in zip(cases, results.rows, strict=True)]
-    print_table(title, headers, rows)
-    if any(row.peers for row in results.rows):
-        print_text("")
-        _print_peers(cases, results)
+    if arguments.record is not None:
+        cases = [only_what_counts(case) for case in cases if case.against is not None]
+    if not cases:
+        raise ConfigurationError(f"nothing to measure is {_described(arguments)}")
+    return cases
 
 
-def _print_peers(cases: list[Case], results: Results) -> None:
-    """A table of its own: who they are differs from row to row."""
-    found = [
-        (case.label, row.unit, _number(row.ours), name, _number(value), _number(ratio))
-        for case, row in zip(cases, results.rows, strict=True)
-        for name, value in row.peers.items()
-        for ratio in [None if row.ours is None or not value else row.ours / value]
+def _described(arguments: argparse.Namespace) -> str:
+    """What was asked for, in the words of the command line."""
+    words = [
+        *arguments.only,
+        *(f"--payload {payload}" for payload in arguments.payload),
+        *(f"--connections {number}" for number in arguments.connections),
+        *(["--record"] if arguments.record is not None else []),
     ]
-    headers = ["work", "unit", "ours", "beside", "theirs", "ours/theirs"]
-    print_table("Side by side", headers, found)
+    return " and ".join(words)
 
 
-def _cells(case: Case, row: Row, judge: bool) -> list[str]:
-    met = is_met(case, row) if judge else None
-    return [
-        case.label,
-        row.unit,
-        _number(row.ours),
-        _number(row.floor),
-        _number(row.sdk),
-        _number(row.ratio_to_floor),
-        _number(row.ratio_to_sdk),
-        describe_budget(case),
-        "" if met is None else "yes" if met else "NO",
-    ]
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+def _listed(numbers: Sequence[int]) -> str:
+    *most, last = [f"{number:,}" for number in numbers]
+    return f"{', '.join(most)} and {last}"

@@ -10,16 +10,17 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from urllib.parse import urlsplit
 
 import msgspec
 import trio
 from msgspec import UNSET, Raw, UnsetType
 
+from .cases import BATCH_MESSAGES, Task
 from .certificates import client_context, server_context
+from .clients import side_by_side
 from .payloads import FIRST_ID, METHOD, params_of_size
-from .plan import BATCH_MESSAGES, Task
 from .processes import server_command, started_server, until_stdin_ends
 
 __all__ = [
@@ -38,6 +39,8 @@ __all__ = [
 ]
 
 _READ_BYTES = 64 * 1024
+#: Clients that come at once: where it is full, a Unix socket refuses instead of waiting.
+_BACKLOG = 1024
 
 
 class _Out(msgspec.Struct, omit_defaults=True):
@@ -121,8 +124,20 @@ async def client(task: Task) -> AsyncGenerator[Callable[[int], Awaitable[None]],
         async with _memory_client(task) as work:
             yield work
         return
-    async with _connected(task) as stream:
-        yield work_on(stream, task)
+    if task.transport == "stdio":
+        async with server_child(task) as (stream, _):
+            yield work_on(stream, task)
+        return
+    async with started_server(task) as (address, _), AsyncExitStack() as stack:
+        works = []
+        for _ in range(task.connections):
+            connected = await connect(address, task.certificates)
+            works.append(work_on(await stack.enter_async_context(connected), task))
+
+        async def work(count: int) -> None:
+            await side_by_side(works, count)
+
+        yield work
 
 
 def work_on(stream: trio.abc.Stream, task: Task) -> Callable[[int], Awaitable[None]]:
@@ -132,6 +147,7 @@ def work_on(stream: trio.abc.Stream, task: Task) -> Callable[[int], Awaitable[No
     works = {
         "round-trip": round_trips,
         "peer-round-trip": round_trips,
+        "many-clients": round_trips,
         "one-way": _one_way,
         "one-way-batched": _one_way_batched,
     }
@@ -181,19 +197,6 @@ async def _one_way_batched(lines: Lines, params: object, count: int) -> None:
         await stream.send_all(b"".join(batch))
     await stream.send_all(encode_request(FIRST_ID, params))
     await lines.receive_until_answer()
-
-
-@asynccontextmanager
-async def _connected(task: Task) -> AsyncGenerator[trio.abc.Stream, None]:
-    if task.transport == "stdio":
-        async with server_child(task) as (stream, _):
-            yield stream
-        return
-    async with (
-        started_server(task) as (address, _),
-        await connect(address, task.certificates) as stream,
-    ):
-        yield stream
 
 
 @asynccontextmanager
@@ -250,7 +253,7 @@ async def serve(task: Task) -> None:
         listener_socket = trio.socket.socket()
         await listener_socket.bind(("127.0.0.1", 0))
         address = f"{task.transport}://127.0.0.1:{listener_socket.getsockname()[1]}"
-    listener_socket.listen()
+    listener_socket.listen(_BACKLOG)
     listener: trio.abc.Listener[trio.abc.Stream] = trio.SocketListener(listener_socket)
     if task.transport == "tls":
         listener = trio.SSLListener(listener, server_context(task.certificates))

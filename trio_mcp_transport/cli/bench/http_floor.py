@@ -7,7 +7,7 @@ looks at the memory of any contestant's server.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
@@ -17,12 +17,13 @@ import trio
 from msgspec import UNSET, Raw, UnsetType
 
 from . import floor
+from .cases import BATCH_MESSAGES, Task
 from .certificates import server_context
+from .clients import side_by_side
 from .payloads import FIRST_ID, METHOD, http_headers, http_params_of_size, listen_request
-from .plan import BATCH_MESSAGES, Task
 from .processes import started_server, until_stdin_ends
 
-__all__ = ["HttpClient", "client", "many", "open_idle_stream", "round_trips", "serve"]
+__all__ = ["HttpClient", "client", "open_idle_stream", "round_trips", "serve"]
 
 _READ_BYTES = 64 * 1024
 
@@ -116,20 +117,9 @@ async def client(task: Task) -> AsyncGenerator[Callable[[int], Awaitable[None]],
             return
 
         async def work(count: int) -> None:
-            await many([partial(round_trips, http, params) for http in clients], count)
+            await side_by_side([partial(round_trips, http, params) for http in clients], count)
 
         yield work
-
-
-async def many(works: Sequence[Callable[[int], Awaitable[None]]], count: int) -> None:
-    """Share the work among clients that run side by side."""
-    if len(works) == 1:
-        await works[0](count)
-        return
-    async with trio.open_nursery() as nursery:
-        for number, work in enumerate(works):
-            share = count // len(works) + (number < count % len(works))
-            nursery.start_soon(work, share)
 
 
 async def round_trips(http: HttpClient, params: object, count: int) -> None:

@@ -23,17 +23,13 @@ from ... import (
     serve_channels,
     serve_peers,
 )
+from .cases import BATCH_MESSAGES, ENCRYPTED, Task
 from .certificates import client_options, server_options
-from .http_floor import many
+from .clients import room_for, side_by_side
 from .payloads import FIRST_ID, METHOD, http_params_of_size, params_of_size
-from .plan import BATCH_MESSAGES, ENCRYPTED, IDLE_STREAMS, Task
 from .processes import started_server, until_stdin_ends
 
 __all__ = ["client", "serve"]
-
-
-#: For all streams that are opened, and for those that are only closing.
-_ROOM = 2 * IDLE_STREAMS
 
 
 class _Arguments(msgspec.Struct):
@@ -74,7 +70,8 @@ async def client(task: Task) -> AsyncGenerator[Callable[[int], Awaitable[None]],
         http_params = http_params_of_size(task.payload_bytes)
 
         async def work(count: int) -> None:
-            await many([partial(_round_trips, each, http_params) for each in channels], count)
+            works = [partial(_round_trips, each, http_params) for each in channels]
+            await side_by_side(works, count)
 
         yield work
 
@@ -105,7 +102,8 @@ async def _stream(channel: MessageChannel, count: int) -> None:
 async def serve(task: Task) -> None:
     """Serve what the task needs until stdin ends."""
     async with trio.open_nursery() as nursery:
-        room = f"max_connections={_ROOM}&max_exchanges={_ROOM}"
+        most = room_for(task.connections)
+        room = f"max_connections={most}&max_exchanges={most}"
         if task.transport in ENCRYPTED:
             room += f"&{server_options(task)}"
         endpoint = f"{task.transport}://127.0.0.1:0/mcp?{room}"

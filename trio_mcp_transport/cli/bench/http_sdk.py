@@ -16,9 +16,9 @@ import trio
 from mcp import Client
 from mcp.server.mcpserver import Context, MCPServer
 
-from .http_floor import many
+from .cases import Task
+from .clients import side_by_side
 from .payloads import params_of_size
-from .plan import Task
 from .processes import started_server
 
 __all__ = ["client", "serve"]
@@ -42,7 +42,7 @@ async def client(task: Task) -> AsyncGenerator[Callable[[int], Awaitable[None]],
             await clients[0].call_tool("stream", {"count": count}, progress_callback=_ignore)
 
         async def work(count: int) -> None:
-            await many([partial(calls, sdk) for sdk in clients], count)
+            await side_by_side([partial(calls, sdk) for sdk in clients], count)
 
         yield stream if task.work == "sse-stream" else work
 

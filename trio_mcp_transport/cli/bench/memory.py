@@ -15,8 +15,8 @@ from ...endpoint_parser import parse_endpoint
 from ...shm_endpoints import ShmEndpoint
 from ...transports.shared_memory import open_stream
 from . import floor, http_floor, websocket_peers
+from .cases import OVER_HTTP, WEBSOCKETS, Task
 from .payloads import http_params_of_size, params_of_size
-from .plan import OVER_HTTP, WEBSOCKETS, Task
 from .processes import resident_bytes, started_server
 
 __all__ = ["bytes_per_idle_connection", "growth_in_bytes"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
 import msgspec
@@ -27,9 +27,10 @@ from ... import (
 )
 from ...limits import READ_CHUNK_BYTES
 from ...transports.outbox import SupportsChunks
+from .cases import BATCH_MESSAGES, ENCRYPTED, WEBSOCKETS, Task
 from .certificates import client_options, server_options
+from .clients import room_for, side_by_side
 from .payloads import FIRST_ID, METHOD, params_of_size
-from .plan import BATCH_MESSAGES, ENCRYPTED, IDLE_CONNECTIONS, WEBSOCKETS, Task
 from .processes import server_command, started_server, until_stdin_ends
 
 __all__ = ["client", "serve"]
@@ -39,7 +40,8 @@ __all__ = ["client", "serve"]
 async def client(task: Task) -> AsyncGenerator[Callable[[int], Awaitable[None]], None]:
     """Start the server and connect; gives what does the task's work so many times."""
     params = params_of_size(task.payload_bytes)
-    async with _connected(task) as channel:
+    async with _connected(task) as channels:
+        channel = channels[0]
         if task.work == "peer-round-trip":
             async with Peer(channel) as peer:
 
@@ -51,6 +53,7 @@ async def client(task: Task) -> AsyncGenerator[Callable[[int], Awaitable[None]],
             return
         works = {
             "round-trip": _round_trips,
+            "many-clients": _round_trips,
             "one-way": _one_way,
             "one-way-batched": _one_way_batched,
             "stream-round-trip": _stream_round_trips,
@@ -58,7 +61,7 @@ async def client(task: Task) -> AsyncGenerator[Callable[[int], Awaitable[None]],
         do_work = works[task.work]
 
         async def work(count: int) -> None:
-            await do_work(channel, params, count)
+            await side_by_side([partial(do_work, each, params) for each in channels], count)
 
         yield work
 
@@ -136,23 +139,25 @@ async def _answer_many(channel: MessageChannel) -> None:
 
 
 @asynccontextmanager
-async def _connected(task: Task) -> AsyncGenerator[MessageChannel, None]:
+async def _connected(task: Task) -> AsyncGenerator[list[MessageChannel], None]:
     if task.transport == "memory":
         async with trio.open_nursery() as nursery:
             (endpoint,) = await nursery.start(_serve_at, task, "memory:bench")
             async with open_channel(endpoint) as channel:
-                yield channel
+                yield [channel]
             nursery.cancel_scope.cancel()
     elif task.transport == "stdio":
         child = ProcessEndpoint(command=tuple(server_command(task)), environment="inherit")
         async with open_channel(child) as channel:
-            yield channel
+            yield [channel]
     else:
-        async with started_server(task) as (address, _):
+        async with started_server(task) as (address, _), AsyncExitStack() as stack:
             if task.transport in ENCRYPTED:
                 address += f"?{client_options(task)}"
-            async with open_channel(address) as channel:
-                yield channel
+            yield [
+                await stack.enter_async_context(open_channel(address))
+                for _ in range(task.connections)
+            ]
 
 
 async def serve(task: Task) -> None:
@@ -162,7 +167,7 @@ async def serve(task: Task) -> None:
         return
     async with trio.open_nursery() as nursery:
         (address,) = await nursery.start(_serve_at, task, _listening(task))
-        if task.transport in ENCRYPTED:
+        if task.transport != "shm":  # where it says in which directory
             address = address.partition("?")[0]
         print(address, flush=True)  # ruff: ignore[print] (told to the measurer)
         await until_stdin_ends()
@@ -171,13 +176,14 @@ async def serve(task: Task) -> None:
 
 def _listening(task: Task) -> str:
     """The endpoint at which a task's server listens."""
+    most = room_for(task.connections)
     if task.transport == "unix":
-        return f"unix:{task.address}"
+        return f"unix:{task.address}?max_connections={most}"
     if task.transport == "shm":
         directory = os.path.dirname(task.address)
-        return f"shm://bench?directory={directory}&max_connections={2 * IDLE_CONNECTIONS}"
+        return f"shm://bench?directory={directory}&max_connections={most}"
     path = "/mcp" if task.transport in WEBSOCKETS else ""
-    options = [f"max_connections={2 * IDLE_CONNECTIONS}"]
+    options = [f"max_connections={most}"]
     if task.transport in ENCRYPTED:
         options.append(server_options(task))
     return f"{task.transport}://127.0.0.1:0{path}?{'&'.join(options)}"

@@ -7,6 +7,7 @@ import msgspec
 __all__ = [
     "FIRST_ID",
     "METHOD",
+    "SMALLEST_BYTES",
     "http_headers",
     "http_params_of_size",
     "listen_request",
@@ -18,6 +19,8 @@ METHOD = "tools/call"
 FIRST_ID = 10_000_000
 _FRAME = len('{"jsonrpc":"2.0","id":10000000,"method":"tools/call","params":}')
 _PARAMS = len('{"name":"echo","arguments":{"text":""}}')
+#: What a request weighs whose text is empty: none can be made smaller.
+SMALLEST_BYTES = _FRAME + _PARAMS
 _REVISION = "2026-07-28"
 #: What a request of that revision says of its sender, beside its own bytes.
 _META = {

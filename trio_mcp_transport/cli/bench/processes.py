@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 import trio
 
-from .plan import Task
+from .cases import Task
 
 __all__ = [
     "MeasurementFailed",
@@ -69,6 +69,8 @@ async def measure(task: Task, directory: str, *, compile_anew: bool = True) -> f
     if compile_anew:
         environment["PYTHONPYCACHEPREFIX"] = os.path.join(directory, "compiled")
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    if task.http_engine:
+        environment["TRIO_MCP_HTTP1_ENGINE"] = task.http_engine
     what = f"{task.contestant} {task.work} {task.transport}"
     if task.work == "import":
         return await _measure_import(task, environment, what)

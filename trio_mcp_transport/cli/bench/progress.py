@@ -16,15 +16,10 @@ __all__ = ["Progress"]
 
 
 class Progress:
-    """Shows the progress of one run inside of its ``with`` block.
-
-    Attributes:
-        total: How many steps there are.
-    """
+    """Shows the progress of one run inside of its ``with`` block."""
 
     def __init__(self) -> None:
-        self.total = 0
-        self._show: Callable[[int, str], object] | None = None
+        self._show: Callable[[int, int, str], object] | None = None
         self._end: Callable[[], object] | None = None
 
     def __enter__(self) -> Self:
@@ -47,13 +42,13 @@ class Progress:
         if self._end is not None:
             self._end()
 
-    def update(self, done: int, what: str) -> None:
-        """Show how many steps are done and what the next one is."""
+    def update(self, done: int, total: int, what: str) -> None:
+        """Show how many steps are done, of how many, and what the next one is."""
         if self._show is not None:
-            self._show(done, what)
+            self._show(done, total, what)
 
-    def _write_line(self, done: int, what: str) -> None:
-        sys.stderr.write(f"\r\x1b[K{done}/{self.total} {what}")
+    def _write_line(self, done: int, total: int, what: str) -> None:
+        sys.stderr.write(f"\r\x1b[K{done}/{total} {what}")
         sys.stderr.flush()
 
     def _use_rich(self) -> None:
@@ -71,7 +66,7 @@ class Progress:
         )
         step = bar.add_task("", total=None)
         bar.start()
-        self._show = lambda done, what: bar.update(
-            step, completed=done, total=self.total, description=what
+        self._show = lambda done, total, what: bar.update(
+            step, completed=done, total=total, description=what
         )
         self._end = bar.stop

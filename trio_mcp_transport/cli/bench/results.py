@@ -10,9 +10,19 @@ from importlib.metadata import PackageNotFoundError, version
 
 import msgspec
 
-from .plan import Case, Contestant, Transport, Unit, Work, higher_is_better
+from .available import http_engine
+from .cases import Budget, Case, Contestant, Transport, Unit, Work, describe, higher_is_better
 
-__all__ = ["Environment", "Results", "Row", "describe_budget", "is_met", "make_row", "to_unit"]
+__all__ = [
+    "Environment",
+    "Results",
+    "Row",
+    "describe_budget",
+    "describe_number",
+    "is_met",
+    "make_row",
+    "to_unit",
+]
 
 #: Those whose version matters to the values.
 _PACKAGES = (
@@ -21,6 +31,8 @@ _PACKAGES = (
     "msgspec",
     "mcp",
     "pyopenssl",
+    "h11",
+    "httptools",
     "wsproto",
     "trio-websocket",
     "websockets",
@@ -46,6 +58,12 @@ class Row(msgspec.Struct, frozen=True):
         ratio_to_floor: `ours` divided by `floor`: for times and sizes better when lower,
             for rates better when higher. None where the floor is zero.
         ratio_to_sdk: `ours` divided by `sdk`, likewise.
+        held_against: What the row is held against: the floor or, where there is none, one
+            of `peers`, which is this package over another transport. None where it is
+            against nothing.
+        ratio: `ours` divided by that, likewise.
+        budget: What is promised of the case, such as ``<= 1.6 floor``; empty for nothing.
+        met: Whether that was reached; None for nothing promised, or not measured.
     """
 
     work: Work
@@ -59,10 +77,36 @@ class Row(msgspec.Struct, frozen=True):
     peers: dict[str, float]
     ratio_to_floor: float | None
     ratio_to_sdk: float | None
+    held_against: Contestant | None = None
+    ratio: float | None = None
+    budget: str = ""
+    met: bool | None = None
+
+    @property
+    def label(self) -> str:
+        """The case in a few words."""
+        return describe(self.work, self.transport, self.payload_bytes, self.connections)
+
+    def values(self) -> dict[str, float]:
+        """What was measured, by contestant."""
+        found = {"floor": self.floor, "ours": self.ours, "sdk": self.sdk, **self.peers}
+        return {name: value for name, value in found.items() if value is not None}
 
 
 class Environment(msgspec.Struct, frozen=True):
-    """Where and how it was measured."""
+    """Where and how it was measured.
+
+    Attributes:
+        python: Version of the language.
+        implementation: Of the language.
+        platform: The operating system and its release.
+        machine: Its architecture.
+        cpu_count: Processors that this process may use.
+        versions: Of packages that matter, those that are installed.
+        rounds: How often each value was measured.
+        seconds: How long each time.
+        http_engine: What took HTTP apart in this package: ``httptools`` or ``h11``.
+    """
 
     python: str
     implementation: str
@@ -72,6 +116,7 @@ class Environment(msgspec.Struct, frozen=True):
     versions: dict[str, str]
     rounds: int
     seconds: float
+    http_engine: str = ""
 
     @classmethod
     def describe(cls, *, rounds: int, seconds: float) -> Environment:
@@ -85,6 +130,7 @@ class Environment(msgspec.Struct, frozen=True):
             versions=_versions(),
             rounds=rounds,
             seconds=seconds,
+            http_engine=http_engine(),
         )
 
 
@@ -131,7 +177,8 @@ def make_row(case: Case, samples: Samples) -> Row:
     """The medians of a case, and what they are to each other."""
     medians = {name: statistics.median(values) for name, values in samples.items() if values}
     ours, floor, sdk = medians.get("ours"), medians.get("floor"), medians.get("sdk")
-    return Row(
+    against = case.against
+    row = Row(
         work=case.work,
         transport=case.transport,
         payload_bytes=case.payload_bytes,
@@ -147,7 +194,11 @@ def make_row(case: Case, samples: Samples) -> Row:
         },
         ratio_to_floor=_ratio(ours, floor),
         ratio_to_sdk=_ratio(ours, sdk),
+        held_against=against,
+        ratio=None if against is None else _ratio(ours, medians.get(against)),
+        budget=describe_budget(case),
     )
+    return msgspec.structs.replace(row, met=is_met(case, row))
 
 
 def _rounded(value: float | None) -> float | None:
@@ -165,7 +216,7 @@ def is_met(case: Case, row: Row) -> bool | None:
         (case.budget.to_floor, row.ratio_to_floor),
         (case.budget.to_own, _ratio(row.ours, own)),
         (case.budget.to_sdk, row.ratio_to_sdk),
-        (case.budget.absolute, row.ours),
+        (_absolute(case.budget, row), row.ours),
     ]
     better = higher_is_better(case.unit)
     verdicts = [
@@ -174,6 +225,14 @@ def is_met(case: Case, row: Row) -> bool | None:
         if wanted is not None and found is not None
     ]
     return all(verdicts) if verdicts else None
+
+
+def _absolute(budget: Budget, row: Row) -> float | None:
+    """The value that must be reached."""
+    h11 = row.peers.get("own h11")
+    if budget.absolute is None or budget.or_to_h11 is None or h11 is None:
+        return budget.absolute
+    return min(budget.absolute, budget.or_to_h11 * h11)
 
 
 def describe_budget(case: Case) -> str:
@@ -189,4 +248,13 @@ def describe_budget(case: Case) -> str:
         parts.append(f"{sign} {budget.to_own:g} {case.own}")
     if budget.absolute is not None:
         parts.append(f"{sign} {budget.absolute:g} {case.unit}")
+        if budget.or_to_h11 is not None:
+            parts[-1] += f" or {budget.or_to_h11:g} own h11"
     return ", ".join(parts)
+
+
+def describe_number(value: float | None) -> str:
+    """A value in a few digits; empty where there is none."""
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"

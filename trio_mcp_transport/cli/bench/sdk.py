@@ -15,8 +15,8 @@ from mcp.server.stdio import stdio_server
 from mcp.shared.message import SessionMessage
 from mcp_types import JSONRPCRequest, JSONRPCResponse
 
+from .cases import Task
 from .payloads import FIRST_ID, METHOD, params_of_size
-from .plan import Task
 from .processes import server_command
 
 __all__ = ["client", "serve"]

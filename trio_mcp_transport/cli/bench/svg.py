@@ -1,108 +1,174 @@
-"""The table as a picture: three bars for each row, in plain SVG. Pure."""
+"""Pictures in plain SVG: what they are made of, and how they look. Pure.
+
+A picture is one or several `Figure`s below each other. It has a title and a description for
+those who do not see it, and a background of its own, dark where the reader's system is.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from xml.sax.saxutils import escape
 
-from .results import Environment, Results, Row
+import msgspec
 
-__all__ = ["draw"]
+from .results import Environment
 
-_WIDTH, _LABEL_WIDTH, _BAR_WIDTH = 900, 230, 460
-_BAR, _GAP, _TOP = 13, 12, 74
-_COLOURS = {"ours": "#2563eb", "floor": "#94a3b8", "sdk": "#f97316", "others": "#0d9488"}
-_NAMES = {
-    "ours": "this package",
-    "floor": "floor (bare Trio and msgspec)",
-    "sdk": "official SDK",
-    "others": "others, by name",
+__all__ = [
+    "WIDTH",
+    "Figure",
+    "draw_figures",
+    "kind_of",
+    "legend",
+    "line",
+    "path",
+    "rectangle",
+    "short_number",
+    "text",
+]
+
+WIDTH = 900
+#: Kinds of contestants, each with a colour for light and one for dark, and what it is called.
+_KINDS = {
+    "ours": ("#2563eb", "#60a5fa", "this package"),
+    "floor": ("#94a3b8", "#94a3b8", "floor (bare Trio, msgspec, h11)"),
+    "sdk": ("#ea580c", "#fb923c", "official SDK"),
+    "own": ("#7dd3fc", "#0369a1", "this package over the transport below"),
+    "trio-websocket": ("#0d9488", "#2dd4bf", "trio-websocket"),
+    "websockets": ("#9333ea", "#c084fc", "websockets.trio"),
 }
+_KIND_OF = {
+    "trio.SSLStream": "floor",
+    "websockets.trio": "websockets",
+}
+_TITLE_HEIGHT = 56
+_MARGIN = 12
 
 
-def draw(results: Results) -> str:
-    """An SVG document. In each row the longest bar is the row's largest value."""
+class Figure(msgspec.Struct, frozen=True):
+    """One drawing, without a document around it.
+
+    Attributes:
+        title: What it shows, in a few words.
+        description: How to read it, in a sentence or two.
+        height: Of the body, in pixels; it is `WIDTH` wide.
+        body: Elements of SVG.
+    """
+
+    title: str
+    description: str
+    height: float
+    body: Sequence[str]
+
+
+def draw_figures(figures: Sequence[Figure], environment: Environment) -> str:
+    """A document of some figures, one below the other."""
     body: list[str] = []
-    top = _TOP
-    for row in results.rows:
-        values = _values(row)
-        if not values:
-            continue
-        body += _draw_row(row, values, top)
-        top += len(values) * _BAR + _GAP
-    size = f'width="{_WIDTH}" height="{top}"'
-    style = "text{font:12px sans-serif;fill:#0f172a}.small{font-size:11px;fill:#475569}"
+    top = 0.0
+    for figure in figures:
+        body += [
+            f'<g transform="translate(0 {top:.0f})">',
+            text(_MARGIN, 22, figure.title, "title"),
+            text(_MARGIN, 40, figure.description, "small"),
+            f'<g transform="translate(0 {_TITLE_HEIGHT})">',
+            *figure.body,
+            "</g></g>",
+        ]
+        top += _TITLE_HEIGHT + figure.height
+    described = describe_environment(environment)
+    body.append(text(_MARGIN, top + 14, described, "small"))
+    height = round(top + 24)
+    size = f'width="{WIDTH}" height="{height}"'
+    title = "; ".join(figure.title for figure in figures) or "Nothing was measured"
+    description = " ".join(figure.description for figure in figures)
+    view = f'{size} viewBox="0 0 {WIDTH} {height}"'
     head = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" {size} viewBox="0 0 {_WIDTH} {top}" role="img">',
-        f"<style>{style}</style>",
-        f'<rect {size} fill="#ffffff"/>',
-        _text(12, 22, "trio-mcp bench"),
-        _text(12, 40, _environment(results.environment), "small"),
-        *_legend(),
+        f'<svg xmlns="http://www.w3.org/2000/svg" {view} role="img" aria-labelledby="title desc">',
+        f'<title id="title">{escape(title)}</title>',
+        f'<desc id="desc">{escape(description)} {escape(described)}</desc>',
+        f"<style>{_style()}</style>",
+        f'<rect {size} class="paper"/>',
     ]
     return "\n".join([*head, *body, "</svg>", ""])
 
 
-def _values(row: Row) -> dict[str, float]:
-    found = {"floor": row.floor, "ours": row.ours, "sdk": row.sdk, **row.peers}
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def _draw_row(row: Row, values: dict[str, float], top: int) -> list[str]:
-    largest = max(max(values.values()), 0) or 1.0
-    size = " 1 MB" if row.payload_bytes >= 1_000_000 else ""
-    over = "" if row.transport == "none" else f" {row.transport}"
-    better = "higher" if row.unit.endswith("/s") else "lower"
-    lines = [
-        _text(12, top + 10, f"{row.work}{over}{size}"),
-        _text(12, top + 10 + _BAR, f"{row.unit}, {better} is better", "small"),
-    ]
-    for name, value in values.items():
-        width = max(value / largest * _BAR_WIDTH, 1.0)
-        lines += [
-            _rectangle(_LABEL_WIDTH, top, width, _BAR - 2, name),
-            _text(_LABEL_WIDTH + width + 6, top + 10, _caption(name, value), "small"),
-        ]
-        top += _BAR
-    return lines
-
-
-def _legend() -> list[str]:
-    lines: list[str] = []
-    left = _LABEL_WIDTH
-    for name, text in _NAMES.items():
-        lines += [
-            _rectangle(left, 50, 10, 10, name),
-            _text(left + 15, 59, text, "small"),
-        ]
-        left += 25 + 7 * len(text)
-    return lines
-
-
-def _environment(environment: Environment) -> str:
-    versions: Sequence[str] = [
-        f"{name} {version}" for name, version in environment.versions.items()
-    ]
+def describe_environment(environment: Environment) -> str:
+    """Where it was measured, in a line."""
     return (
         f"{environment.implementation} {environment.python}, {environment.platform}"
-        f" {environment.machine}, {environment.cpu_count} CPUs, {', '.join(versions)};"
-        f" medians of {environment.rounds} rounds"
+        f" {environment.machine}, {environment.cpu_count} CPUs,"
+        f" trio {environment.versions.get('trio', '?')}; medians of {environment.rounds} rounds"
     )
 
 
-def _rectangle(x: float, y: float, width: float, height: float, name: str) -> str:
-    colour = _COLOURS.get(name, _COLOURS["others"])
-    return f'<rect x="{x}" y="{y}" width="{width:.1f}" height="{height}" fill="{colour}"/>'
+def kind_of(contestant: str) -> str:
+    """What a contestant is drawn as."""
+    if contestant.startswith("own "):
+        return "own"
+    found = _KIND_OF.get(contestant, contestant)
+    return found if found in _KINDS else "own"
 
 
-def _text(x: float, y: float, text: str, style: str = "") -> str:
-    attribute = f' class="{style}"' if style else ""
-    return f'<text x="{x:.0f}" y="{y:.0f}"{attribute}>{escape(text)}</text>'
+def legend(kinds: Sequence[str], left: float, top: float) -> list[str]:
+    """A square and a name for each kind that is there."""
+    lines: list[str] = []
+    for kind, (*_, name) in _KINDS.items():
+        if kind in kinds:
+            lines += [
+                rectangle(left, top, 10, 10, kind),
+                text(left + 15, top + 9, name, "small"),
+            ]
+            left += 32 + 6 * len(name)
+    return lines
 
 
-def _caption(name: str, value: float) -> str:
-    return _number(value) if name in _COLOURS else f"{_number(value)}  {name}"
+def rectangle(x: float, y: float, width: float, height: float, kind: str) -> str:
+    """A bar."""
+    return (
+        f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}"'
+        f' class="fill-{kind}"/>'
+    )
 
 
-def _number(value: float) -> str:
+def line(start: tuple[float, float], end: tuple[float, float]) -> str:
+    """A thin line of a scale."""
+    return (
+        f'<line x1="{start[0]:.1f}" y1="{start[1]:.1f}" x2="{end[0]:.1f}" y2="{end[1]:.1f}"'
+        ' class="rule"/>'
+    )
+
+
+def path(points: Sequence[tuple[float, float]], kind: str) -> list[str]:
+    """A line through points, and a dot on each."""
+    through = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    dots = [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" class="fill-{kind}"/>' for x, y in points]
+    return [f'<polyline points="{through}" class="line-{kind}"/>', *dots]
+
+
+def text(x: float, y: float, words: str, style: str = "", anchor: str = "") -> str:
+    """Words, which begin at `x`, or end there (``end``), or have it in their ``middle``."""
+    attributes = f' class="{style}"' if style else ""
+    if anchor:
+        attributes += f' text-anchor="{anchor}"'
+    return f'<text x="{x:.0f}" y="{y:.0f}"{attributes}>{escape(words)}</text>'
+
+
+def short_number(value: float) -> str:
+    """A value in a few digits."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _style() -> str:
+    def colours(which: int) -> str:
+        return "".join(
+            f".fill-{kind}{{fill:{found[which]}}}.line-{kind}{{stroke:{found[which]}}}"
+            for kind, found in _KINDS.items()
+        )
+
+    return (
+        "text{font:12px sans-serif;fill:#0f172a}.title{font-size:14px;font-weight:bold}"
+        ".small{font-size:11px;fill:#475569}.paper{fill:#fff}.rule{stroke:#cbd5e1}"
+        "polyline{fill:none;stroke-width:2}"
+        f".line-own{{stroke-dasharray:4 3}}{colours(0)}"
+        "@media(prefers-color-scheme:dark){text{fill:#f1f5f9}.small{fill:#cbd5e1}"
+        f".paper{{fill:#0f172a}}.rule{{stroke:#475569}}{colours(1)}}}"
+    )

@@ -22,13 +22,16 @@ BATCH_SECONDS = 0.05
 _STUCK_SECONDS = 60.0
 
 
-async def seconds_per_operation(work: Work, *, seconds: float, warm_up: float) -> float:
+async def seconds_per_operation(
+    work: Work, *, seconds: float, warm_up: float, batch_seconds: float = BATCH_SECONDS
+) -> float:
     """The median over batches of what one operation took.
 
     Args:
         work: Does the work so many times.
         seconds: How long to measure.
         warm_up: How long to work before that; the batch's size is found meanwhile.
+        batch_seconds: How long a batch shall take, about.
     """
     count = 1
     with trio.fail_after(_STUCK_SECONDS):
@@ -39,7 +42,7 @@ async def seconds_per_operation(work: Work, *, seconds: float, warm_up: float) -
             await work(count)
             took = max(perf_counter() - before, 1e-6)
             # At most ten times more at once: the first calls are far from typical.
-            wanted = count * min(10.0, BATCH_SECONDS / took)
+            wanted = count * min(10.0, batch_seconds / took)
             if perf_counter() - start >= warm_up and (wanted < 2 * count or warm_up == 0):
                 break
             count = max(1, math.ceil(wanted))

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import trio
 
 from . import certificates, floor
-from .plan import ENCRYPTED, Task
+from .cases import ENCRYPTED, Task
+from .clients import side_by_side
 from .processes import started_server, until_stdin_ends
 
 if TYPE_CHECKING:
@@ -167,8 +168,16 @@ async def connect_bare(address: str, directory: str) -> trio.abc.Stream:
 async def client(task: Task) -> AsyncGenerator[Callable[[int], Awaitable[None]], None]:
     """Start the server and connect; gives what does the task's work so many times."""
     connected = _CLIENTS[task.contestant]
-    async with started_server(task) as (address, _), connected(task, address) as stream:
-        yield floor.work_on(stream, task)
+    async with started_server(task) as (address, _), AsyncExitStack() as stack:
+        works = [
+            floor.work_on(await stack.enter_async_context(connected(task, address)), task)
+            for _ in range(task.connections)
+        ]
+
+        async def work(count: int) -> None:
+            await side_by_side(works, count)
+
+        yield work
 
 
 @asynccontextmanager
