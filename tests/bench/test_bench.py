@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from trio_mcp_transport.cli import main
 from trio_mcp_transport.cli.bench import processes
 from trio_mcp_transport.cli.bench.cases import Task
 from trio_mcp_transport.cli.bench.processes import MeasurementFailed, measure
+from trio_mcp_transport.cli.bench.progress import Progress
 from trio_mcp_transport.cli.bench.timing import seconds_per_operation
 
 pytestmark = pytest.mark.bench
@@ -207,6 +209,30 @@ def test_what_could_not_be_measured_is_told_and_the_rest_is_kept(
     assert "ours import none: exit status 1" in captured.err
     (row,) = msgspec.json.decode(captured.out, type=Document).rows
     assert (row["ours"], row["ratio_to_floor"]) == (None, None)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("colours", [False, True])
+def test_a_terminal_shows_how_far_a_run_is(colours: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("NO_COLOR", "" if colours else "1")
+    with Progress() as progress:
+        progress.update(1, 3, "round-trip tcp, ours")
+    assert "1/3" in terminal.getvalue()
+
+
+def test_a_pipe_is_not_shown_how_far_a_run_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", pipe)
+    with Progress() as progress:
+        progress.update(1, 3, "round-trip tcp, ours")
+    assert not pipe.getvalue()
 
 
 async def test_work_that_takes_long_is_still_measured_once() -> None:

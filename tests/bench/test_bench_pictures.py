@@ -12,7 +12,7 @@ from trio_mcp_transport.cli.bench.cases import Budget, Case, Contestant, Unit
 from trio_mcp_transport.cli.bench.charts import draw, grid_figures
 from trio_mcp_transport.cli.bench.plan import plan
 from trio_mcp_transport.cli.bench.results import Environment, Results, Row, make_row
-from trio_mcp_transport.cli.bench.svg import kind_of
+from trio_mcp_transport.cli.bench.svg import draw_figures, kind_of
 
 pytestmark = pytest.mark.bench
 
@@ -140,6 +140,13 @@ def test_all_panels_have_one_scale() -> None:
     assert len(heights) == 2
 
 
+def test_what_is_no_grid_is_drawn_as_bars_of_everything() -> None:
+    cases = plan(["tcp"], payloads=[150], connections=[1, 16, 256])
+    picture = picture_of([make_row(case, {"ours": [5]}) for case in cases])
+    assert len(filled(picture, "ours")) == len(cases) == 4
+    assert {"one-way tcp", "many-clients tcp x256"} <= {*texts(picture)}
+
+
 def test_rates_of_messages_and_of_bytes_share_a_line() -> None:
     cases = plan(["tcp", "one-way"], grid=True)
     assert {case.unit for case in cases} == {"msg/s", "MB/s"}
@@ -155,7 +162,10 @@ def test_a_bar_is_as_high_as_its_rate() -> None:
     cases = plan(["tcp"], payloads=[150], connections=[1, 16, 256])
     values = {"round-trip": 100.0, "many-clients": 20_000.0}
     rows = [make_row(case, {"ours": [values[case.work]]}) for case in cases if case.work in values]
-    bars = filled(picture_of(rows), "ours")
+    environment = Environment.describe(rounds=1, seconds=1)
+    figure = grid_figures(Results(environment, rows))["clients"]
+    picture = ElementTree.fromstring(draw_figures([figure], environment))
+    bars = filled(picture, "ours")
     one, few, many = (float(bar.attrib["height"]) for bar in bars)
     assert few == many == pytest.approx(2 * one, rel=1e-2)
 

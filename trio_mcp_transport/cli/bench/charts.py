@@ -21,7 +21,7 @@ __all__ = ["draw", "grid_figures"]
 _COLUMNS = 3
 _PANEL_WIDTH, _PANEL_HEIGHT = 298, 190
 #: Around what is drawn in a panel.
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 22, 26
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 16, 22, 26
 _PLOT_WIDTH = _PANEL_WIDTH - _LEFT - _RIGHT
 _PLOT_HEIGHT = _PANEL_HEIGHT - _TOP - _BOTTOM
 _LEGEND_HEIGHT = 22
@@ -35,10 +35,11 @@ _Series = dict[str, dict[int, float]]
 
 def draw(results: Results) -> str:
     """An SVG document of all of it: the figures of a grid, or else a bar for each value."""
-    figures = list(grid_figures(results).values())
-    if not figures:
-        figures = [draw_bars(results.rows, "trio-mcp bench")]
-    return draw_figures(figures, results.environment)
+    figures = grid_figures(results)
+    if not {"round-trips", "throughput"} & figures.keys():
+        # Too few sizes for a grid, of which the figures would not show everything.
+        figures = {"bars": draw_bars(results.rows, "trio-mcp bench")}
+    return draw_figures(list(figures.values()), results.environment)
 
 
 def grid_figures(results: Results) -> dict[str, Figure]:

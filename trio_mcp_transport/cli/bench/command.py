@@ -108,7 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
             with Progress() as progress, shutdown.cancelling():
                 work = Run(
                     quick=arguments.quick,
-                    compile_anew=record is None and not arguments.quick,
+                    compile_anew=not (arguments.quick or arguments.guard or arguments.record),
                     on_progress=progress.update,
                 )
                 if record is None:

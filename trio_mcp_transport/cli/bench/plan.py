@@ -278,7 +278,7 @@ def _http_cases() -> list[Case]:
         Case("peer-round-trip", http, small, 1, "us", who, Budget(to_sdk=0.3)),
         Case("many-clients", http, small, _HTTP_CLIENTS, "msg/s", everybody, clients),
         Case("sse-stream", http, small, 1, "msg/s", who, Budget(absolute=100_000)),
-        Case("round-trip", http, large, 1, "us", ("floor", "ours")),
+        Case("round-trip", http, large, 1, "us", who),
     ]
 
 

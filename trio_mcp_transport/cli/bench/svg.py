@@ -30,9 +30,9 @@ WIDTH = 900
 #: Kinds of contestants, each with a colour for light and one for dark, and what it is called.
 _KINDS = {
     "ours": ("#2563eb", "#60a5fa", "this package"),
-    "floor": ("#94a3b8", "#94a3b8", "floor (bare Trio, msgspec, h11)"),
+    "floor": ("#94a3b8", "#94a3b8", "floor: bare Trio (and h11)"),
     "sdk": ("#ea580c", "#fb923c", "official SDK"),
-    "own": ("#7dd3fc", "#0369a1", "this package over the transport below"),
+    "own": ("#7dd3fc", "#0369a1", "this package, what is below"),
     "trio-websocket": ("#0d9488", "#2dd4bf", "trio-websocket"),
     "websockets": ("#9333ea", "#c084fc", "websockets.trio"),
 }
@@ -117,7 +117,7 @@ def legend(kinds: Sequence[str], left: float, top: float) -> list[str]:
                 rectangle(left, top, 10, 10, kind),
                 text(left + 15, top + 9, name, "small"),
             ]
-            left += 32 + 6 * len(name)
+            left += 28 + 6 * len(name)
     return lines
 
 
