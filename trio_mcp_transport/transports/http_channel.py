@@ -76,12 +76,12 @@ class HttpServerChannel(MessageChannel):
         outflow.on_failure = self._outflow_failed
         self._on_event = on_event
         self._state = StateCell()
-        self._inbox: deque[Message] = deque()
-        self._inbox_bytes: deque[int] = deque()
+        self._inbox: deque[tuple[Message, int]] = deque()  # each with its bytes
         self._inbox_size = 0
         self._input_ended = False
         self._receiver: trio.lowlevel.Task | None = None
         self._receiver_busy = False
+        self._end_told = False
         self._deliver_to: Callable[[Message], object] | None = None
         self._ended_to: Callable[[Exception], object] | None = None
         self._session_id: str | None = None
@@ -97,6 +97,14 @@ class HttpServerChannel(MessageChannel):
     @abstractmethod
     def _say(self, messages: Sequence[Encoded]) -> Step:
         """The next step of the stream's writer."""
+
+    def _say_whole(self, message: Message, data: bytes) -> bool:
+        """Say a message right away, if it makes a whole response and there is room for it.
+
+        Returns:
+            False if it does not, and nothing was done: go on with `_say`, in its turn.
+        """
+        return False
 
     @abstractmethod
     def _conclude(self, *, graceful: bool) -> None:
@@ -218,7 +226,11 @@ class HttpServerChannel(MessageChannel):
     async def send(self, value: Message) -> None:
         """Queue one message. See `MessageChannel.send`."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        await self._send((self._encode(value),))
+        message = self._encode(value)
+        if self._say_whole(*message):
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        else:
+            await self._send((message,))
 
     async def send_many(self, values: Sequence[Message]) -> None:
         """Queue several messages, all or none. See `MessageChannel.send_many`."""
@@ -229,6 +241,8 @@ class HttpServerChannel(MessageChannel):
     def try_send(self, value: Message) -> bool:
         """Queue one message if there is room. See `MessageChannel.try_send`."""
         encoded = self._encode(value)
+        if self._say_whole(*encoded):
+            return True
         size = len(encoded[1])
         if not self.outflow.has_room(size):
             return False
@@ -238,6 +252,8 @@ class HttpServerChannel(MessageChannel):
     def send_control(self, value: Message) -> None:
         """Queue a small message past a full outbox. See `MessageChannel.send_control`."""
         encoded = self._encode(value)
+        if self._say_whole(*encoded):
+            return
         size = len(encoded[1])
         outflow = self.outflow
         if not outflow.has_room(size):
@@ -333,8 +349,7 @@ class HttpServerChannel(MessageChannel):
         return True
 
     def _take_in(self, message: Message, size: int) -> None:
-        self._inbox.append(message)
-        self._inbox_bytes.append(size)
+        self._inbox.append((message, size))
         self._inbox_size += size
         self._wake_receiver()
 
@@ -373,13 +388,21 @@ class HttpServerChannel(MessageChannel):
             self._receiver = None
 
     async def receive(self) -> Message:
-        """Wait for one message. See `MessageChannel.receive`."""
-        return (await self.receive_many(1))[0]
+        """Wait for one message. See `MessageChannel.receive`.
+
+        Where it is the end that comes, other tasks need not have had their turn: of these
+        channels there is one for each request, and the first time it is told, its task is
+        nearly done. From the second time on they have.
+        """
+        return (await self._receive(1))[0]
 
     async def receive_many(self, max_messages: int = 1000) -> list[Message]:
         """Wait for the first message, return all that are here."""
         if max_messages < 1:
             raise ValueError(f"max_messages must be at least 1, not {max_messages}")
+        return await self._receive(max_messages)
+
+    async def _receive(self, max_messages: int) -> list[Message]:
         if self._receiver_busy or self._deliver_to is not None:
             raise trio.BusyResourceError("another task is receiving")
         self._receiver_busy = True
@@ -393,7 +416,9 @@ class HttpServerChannel(MessageChannel):
                 await self._wait_for_input()
             return self._take(max_messages)
         except trio.EndOfChannel:
-            await trio.lowlevel.cancel_shielded_checkpoint()
+            if self._end_told:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+            self._end_told = True
             raise
         finally:
             self._receiver_busy = False
@@ -410,10 +435,13 @@ class HttpServerChannel(MessageChannel):
         return False
 
     def _take(self, max_messages: int) -> list[Message]:
-        count = min(max_messages, len(self._inbox))
-        self._inbox_size -= sum(self._inbox_bytes.popleft() for _ in range(count))
-        self._messages_received += count
-        return [self._inbox.popleft() for _ in range(count)]
+        messages = []
+        while self._inbox and len(messages) < max_messages:
+            message, size = self._inbox.popleft()
+            self._inbox_size -= size
+            messages.append(message)
+        self._messages_received += len(messages)
+        return messages
 
     async def _wait_for_input(self) -> None:
         self._receiver = trio.lowlevel.current_task()

@@ -402,8 +402,10 @@ class HttpConnection:
     def put(self, data: bytes) -> None:
         """Write now or queue; after the end this does nothing."""
         if data and not self._closed:
-            with suppress(ChannelBroken):  # `_fail` has been told
+            try:
                 self._outbox.put_owed(data)
+            except ChannelBroken:
+                pass  # `_fail` has been told
             if self._outbox.size:
                 self._service.unsent.note(self)
 
@@ -432,17 +434,11 @@ class HttpConnection:
         machine = self.machine
         head = events[0]
         if type(head) is ResponseHead:
-            head = dated(head)
-            if self._draining:
-                head = ResponseHead(
-                    head.status, head.headers.with_("connection", "close"), head.reason
-                )
             if type(events[-1]) is EndOfBody:
                 body = b"".join([part.data for part in events if type(part) is BodyData])
-                self.put(machine.send_response(head, body))
-                self._complete()
+                self.respond(head, body)
                 return
-            data = machine.send(head)
+            data = machine.send(self._own_head(head))
             events = events[1:]
             if not events:
                 self.put(data)
@@ -455,6 +451,18 @@ class HttpConnection:
         self.put(data)
         if type(events[-1]) is EndOfBody:
             self._complete()
+
+    def respond(self, head: ResponseHead, body: bytes) -> None:
+        """Write the whole response to the present request."""
+        self.put(self.machine.send_response(self._own_head(head), body))
+        self._complete()
+
+    def _own_head(self, head: ResponseHead) -> ResponseHead:
+        """The head with what this connection has to say."""
+        head = dated(head)
+        if self._draining:
+            head = ResponseHead(head.status, head.headers.with_("connection", "close"), head.reason)
+        return head
 
     def _complete(self) -> None:
         """The response is whole: on to the next request, or to the end."""
@@ -516,6 +524,13 @@ class _ConnectionRequest(HttpRequestStream):
             if self.complete:
                 raise LocalProtocolError("the response is complete")
             self._connection.write(events)
+
+    def respond(self, head: ResponseHead, body: bytes) -> None:
+        """Hand over a whole response. See `HttpRequestStream.respond`."""
+        if not self._gone:
+            if self.complete:
+                raise LocalProtocolError("the response is complete")
+            self._connection.respond(head, body)
 
     @property
     def held(self) -> int:

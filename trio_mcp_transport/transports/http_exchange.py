@@ -83,8 +83,7 @@ class ExchangeChannel(HttpServerChannel):
         self._timer = deadlines.timer(self._tick)
         self._timer.set(trio.current_time() + server.quiet_interval)
         for message in start.messages:
-            self._inbox.append(message)
-            self._inbox_bytes.append(0)  # the body has been counted
+            self._inbox.append((message, 0))  # the body has been counted
 
     # -- from the service ---------------------------------------------------------------
 
@@ -135,6 +134,16 @@ class ExchangeChannel(HttpServerChannel):
             self._wake_receiver()
         return self._state.is_final
 
+    def let_go(self) -> None:
+        """Its handler and its exchange are over: leave nothing that refers back to it.
+
+        There is one of these for each request, so they must not wait for the garbage
+        collector.
+        """
+        self.writer.owner = None
+        if self.outflow.is_idle:
+            self.outflow.on_failure = None
+
     async def aclose(self) -> None:
         """Close; what has no answer gets -32603. See `MessageChannel.aclose`.
 
@@ -182,6 +191,19 @@ class ExchangeChannel(HttpServerChannel):
         # 2026-07-28: "The server MUST NOT send independent JSON-RPC requests on this stream."
         if type(value) is Request and not self.writer.can_ask:
             raise LocalProtocolError("no request can be sent to this client from here")
+
+    def _say_whole(self, message: Message, data: bytes) -> bool:
+        outflow = self.outflow
+        if not outflow.is_free or not outflow.has_room(len(data)):
+            return False
+        whole = None if self.writer.ended else self.writer.answer(message, data)
+        if whole is None:
+            return False
+        self._messages_sent += 1
+        self._bytes_sent += len(data)
+        self._complete()
+        outflow.respond(*whole)
+        return True
 
     def _say(self, messages: Sequence[Encoded]) -> Step:
         if len(messages) == 1 and not self._is_over():

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import outcome
 import trio
 
-from ..sansio.http1 import EndOfBody
+from ..sansio.http1 import EndOfBody, ResponseHead
 from ..sansio.mcp_http.streams import Step
 
 if TYPE_CHECKING:
@@ -87,6 +87,21 @@ class Outflow:
         carrier = self.carrier
         return self.size if carrier is None else self.size + carrier.held
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no task does what is queued here."""
+        return not self._working
+
+    @property
+    def is_free(self) -> bool:
+        """Whether a `respond` would be right: nothing comes before it, and it goes out."""
+        return (
+            self._store is None
+            and not self._working
+            and self._closed is None
+            and self.carrier is not None
+        )
+
     def has_room(self, size: int) -> bool:
         """Whether so much may be said now: it fits, or nothing waits."""
         return not self._line and self._fits(size)
@@ -105,6 +120,14 @@ class Outflow:
             self._start()
         else:
             self._write(act())
+
+    def respond(self, head: ResponseHead, body: bytes) -> None:
+        """Write a whole response, which is all that is said here; only if `is_free`."""
+        carrier = self.carrier
+        assert carrier is not None
+        carrier.on_gone = None
+        self.carrier, self._last = None, carrier
+        carrier.respond(head, body)
 
     def put_last(self, step: Step) -> None:
         """Do the last step of a stream, whether or not `close` came before."""

@@ -36,6 +36,9 @@ __all__ = [
 ]
 
 
+_END = EndOfBody()
+
+
 class Switched(NamedTuple):
     """A connection that speaks another protocol from here on.
 
@@ -121,6 +124,10 @@ class HttpRequestStream(ABC):
         What the other end does not take at once is held. Whoever writes a lot looks at
         `held` and waits in `flush`. After the client went away this does nothing.
         """
+
+    def respond(self, head: ResponseHead, body: bytes) -> None:
+        """Hand over a whole response, as `write` would."""
+        self.write(head, BodyData(body), _END)
 
     @property
     @abstractmethod
@@ -240,12 +247,9 @@ class DecoratedStream(HttpRequestStream):
         return await self._request.switch_protocol(protocol, headers.merged(self._extra))
 
 
-_END = EndOfBody()
-
-
 def write_reply(request: HttpRequestStream, reply: Reply) -> None:
     """Answer a request with a whole response."""
     if reply.body:
-        request.write(reply.head, BodyData(reply.body), _END)
+        request.respond(reply.head, reply.body)
     else:
         request.write(reply.head, _END)

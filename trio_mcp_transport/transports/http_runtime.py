@@ -6,7 +6,7 @@ Shared by `HttpService`, which sees to requests and exchanges, and `HttpSessions
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 
 import trio
@@ -61,9 +61,10 @@ class HttpRuntime:
     async def run_handler(self, channel: MessageChannel) -> None:
         """Run the handler; nothing leaves it but `Cancelled` and the like."""
         try:
-            # The peer has said its last word: a handler that lets this out is done.
-            with suppress(trio.EndOfChannel):
+            try:
                 await self._handler(channel)
+            except trio.EndOfChannel:
+                pass  # the peer has said its last word: a handler that lets this out is done
         except* Exception as group:
             error = lone_exception(group)
             # A client that goes away in the middle is an everyday event. A WebSocket whose end

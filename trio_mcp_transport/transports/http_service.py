@@ -19,7 +19,7 @@ from __future__ import annotations
 import functools
 import secrets
 from collections.abc import Awaitable, Callable
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -390,13 +390,20 @@ class HttpService:
 
     async def _run_exchange(self, channel: ExchangeChannel, start: StartExchange) -> None:
         try:
-            with channel.scope or nullcontext():
-                await self._runtime.run_handler(channel)
-                if not channel.retire():
-                    await channel.aclose()
+            if channel.scope is None:
+                await self._run_to_its_end(channel)
+            else:
+                with channel.scope:
+                    await self._run_to_its_end(channel)
         finally:
             channel.abort()
             self._end_exchange(start)
+            channel.let_go()
+
+    async def _run_to_its_end(self, channel: ExchangeChannel) -> None:
+        await self._runtime.run_handler(channel)
+        if not channel.retire():
+            await channel.aclose()
 
     def _end_exchange(self, start: StartExchange) -> None:
         self.endpoint.end_exchange(start, now=trio.current_time())
