@@ -292,6 +292,31 @@ class Http1Server:
         ):
             self._own_words += _CONTINUE
 
+    def accept_whole_body(self, max_body_bytes: int) -> bytes | None:
+        """The quick way for the common case: `accept_body`, and the body if all of it is here.
+
+        Returns:
+            The body, after which there is no event of it; or None, and nothing was done: go
+            on with `accept_body`.
+
+        Raises:
+            LocalProtocolError: As `accept_body`.
+        """
+        if self._receiving is not _HELD or self._request is None:
+            raise LocalProtocolError(f"accept_body() while waiting for {self._receiving.value}")
+        framing, buffer = self._framing, self._buffer
+        if (
+            not isinstance(framing, int)
+            or framing > len(buffer)
+            or framing > max_body_bytes
+            or self._request.expects_continue
+        ):
+            return None
+        self._receiving = _DONE
+        body = bytes(buffer if framing == len(buffer) else buffer[:framing])
+        del buffer[:framing]
+        return body
+
     def bytes_to_send(self) -> bytes:
         """What the machine writes on its own (100 Continue); drain it after `accept_body`."""
         data, self._own_words = self._own_words, b""

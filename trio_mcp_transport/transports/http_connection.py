@@ -314,18 +314,14 @@ class HttpConnection:
     async def read_body(self, max_bytes: int) -> bytes:
         """The body of the present request. See `HttpRequestStream.read_body`."""
         machine = self.machine
+        body = machine.accept_whole_body(max_bytes)
+        if body is not None:
+            self._timer.set(trio.current_time() + _INSTANT_SECONDS)
+            return body
         machine.accept_body(max_bytes)
         self.put(machine.bytes_to_send())
         event = machine.next_event()
-        if type(event) is BodyData:
-            first = event.data
-            event = machine.next_event()
-            if type(event) is EndOfBody:
-                self._timer.set(trio.current_time() + _INSTANT_SECONDS)
-                return first
-            parts = [first]
-        else:
-            parts = []
+        parts = []
         with trio.move_on_after(self._options.body_timeout):
             while type(event) is not EndOfBody:
                 if type(event) is BodyData:

@@ -130,7 +130,7 @@ class ExchangeWriter(EventStream):
         self._open_session = open_session
         self._opened = False
         self._batch = batch
-        self._answers = [encode_message(message) for message in failed]  # for the document
+        self._answers = list(map(encode_message, failed))  # for the document
         self._status = 200
         self._held: list[bytes] = []  # what is said before `initialize` has its result
 
@@ -169,7 +169,7 @@ class ExchangeWriter(EventStream):
             None if it does not; then nothing was done, go on with `send`.
         """
         if (
-            not isinstance(message, Response | ErrorResponse)
+            (type(message) is not Response and type(message) is not ErrorResponse)
             or self.streaming
             or not self.attached
             or self._batch

@@ -21,6 +21,7 @@ from msgspec import UNSET, Raw
 from ...jsonrpc import Notification, Request
 from ..headers import Headers
 from ..metadata import as_raw
+from ..remembering import remember_short
 
 __all__ = [
     "NAME_SOURCES",
@@ -72,6 +73,7 @@ _TABLE_KEYWORDS = frozenset({
 _decode_fields = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_object = msgspec.json.Decoder(dict[str, object]).decode
 _decode_any = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder().encode
 
 
 class InvalidHeaderSchema(ValueError):
@@ -217,6 +219,16 @@ def decode_value(value: str) -> str:
         raise ValueError("its Base64 is broken") from error
 
 
+@remember_short
+def _text_and_json(value: str | None) -> tuple[str | None, bytes | None]:
+    """The text that a header's value stands for, and as most write it in JSON."""
+    try:
+        text = None if value is None else decode_value(value)
+    except ValueError:
+        text = None
+    return text, None if text is None else _encode(text)
+
+
 def _as_text(value: object) -> str | None:
     """A value of the body as its header carries it; None where none can."""
     if isinstance(value, str):
@@ -265,6 +277,11 @@ class _Params:
             raw = as_raw(params)
             if memoryview(raw)[0] == 0x7B:
                 self._fields = _decode_fields(raw)
+
+    def has(self, key: str, data: bytes | None) -> bool:
+        """Whether a value is this JSON, byte for byte."""
+        value = self._fields.get(key)
+        return data is not None and isinstance(value, Raw) and bytes(value) == data
 
     def name(self, key: str) -> str | None:
         value = self._fields.get(key)
@@ -337,20 +354,25 @@ def header_fault(
     Returns:
         What the server says with -32020 and status 400, or None. It repeats no value.
     """
-    if "mcp-method" not in headers:
+    method = headers.get("mcp-method")
+    if method is None:
         return "Header mismatch: Mcp-Method is missing"
-    if headers["mcp-method"] != request.method:
+    if method != request.method:
         return "Header mismatch: Mcp-Method is not the method of the body"
     source = name_sources.get(request.method)
     if source is None:
         # "Mcp-Name" of any other method has no counterpart in the body.
         return None
+    value = headers.get("mcp-name")
     try:
         params = _Params(request.params)
-        name = params.name(source)
+        fault = None
+        name, data = _text_and_json(value)
+        if not params.has(source, data):
+            name = params.name(source)
+            fault = _compare("Mcp-Name", value, name, f"params.{source}")
     except (msgspec.DecodeError, ValueError, RecursionError):
         return f"Header mismatch: params.{source} cannot be read"
-    fault = _compare("Mcp-Name", headers.get("mcp-name"), name, f"params.{source}")
     if fault is not None or name is None or request.method != "tools/call":
         return fault
     schema = schema_of(name) if schema_of is not None else None

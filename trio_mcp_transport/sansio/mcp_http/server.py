@@ -71,6 +71,7 @@ __all__ = [
 ]
 
 _NO_META = RequestMeta()
+_VERSION_HEADER = VERSION_HEADER.lower()  # a name in lower case is found at once
 _PATHS = ("path", "sse_path", "message_path", "rpc_path", "notify_path")
 
 
@@ -150,7 +151,7 @@ class ServerEndpoint:
         self, head: RequestHead, body: bytes, *, principal: str | None, now: float
     ) -> BodyVerdict:
         """Decide about a request whose head got `ReadBody`. Arguments as in `judge_head`."""
-        wire = self._wires[head.path.rstrip("/")]
+        wire = self._wires.get(head.target) or self._wires[head.path.rstrip("/")]
         verdict: BodyVerdict
         if wire == "path":
             verdict = self._judge_streamable(head, body, principal=principal, now=now)
@@ -258,8 +259,8 @@ class ServerEndpoint:
     def _judge_streamable(
         self, head: RequestHead, body: bytes, *, principal: str | None, now: float
     ) -> BodyVerdict:
-        version = head.headers.get(VERSION_HEADER)
-        if body[:1] == b"[" or body[:64].lstrip()[:1] == b"[":
+        version = head.headers.get(_VERSION_HEADER)
+        if body[:1] != b"{" and body[:64].lstrip()[:1] == b"[":
             if version in MODERN_REVISIONS or self._is_modern_only:
                 return error_reply(400, ErrorCode.INVALID_REQUEST, "an array is no message")
             return self._legacy.judge_batch(head, body, principal=principal, now=now)
