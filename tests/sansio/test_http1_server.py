@@ -25,6 +25,8 @@ HEAD = GET.replace(b"GET", b"HEAD")
 OLD = b"GET / HTTP/1.0\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n"
 EXPECTING = POST.replace(b"\r\n\r\n", b"\r\nExpect: 100-Continue\r\n\r\n")
+CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 PLAIN = Headers([("Content-Type", "text/plain")])
 
 
@@ -48,6 +50,51 @@ def read(data: bytes) -> Http1Server:
 def flags(machine: Http1Server) -> set[str]:
     names = ("keep_alive", "must_close", "response_started", "response_complete")
     return {name for name in names if getattr(machine, name)}
+
+
+def test_a_body_that_is_all_here_is_taken_at_once() -> None:
+    machine = Http1Server()
+    assert not machine.has_input
+    machine.receive_data(POST + b"hello" + GET)
+    assert machine.has_input
+    assert isinstance(machine.next_event(), RequestHead)
+    assert machine.accept_whole_body(5) == b"hello"
+    assert machine.next_event() is PAUSED
+    sent = machine.send_response(ResponseHead(200, PLAIN), b"hi")
+    assert b"Connection" not in sent
+    machine.start_next_cycle()
+    assert isinstance(machine.next_event(), RequestHead)
+    assert not machine.has_input
+    assert machine.accept_whole_body(0) == b""
+    assert machine.next_event() is PAUSED
+    machine.receive_eof()
+    assert machine.has_input
+
+
+@pytest.mark.parametrize(
+    ("data", "limit"),
+    [
+        (POST + b"hell", 5),
+        (POST + b"hello", 4),
+        (EXPECTING + b"hello", 5),
+        (CHUNKED + b"5\r\nhello\r\n0\r\n\r\n", 5),
+    ],
+    ids=["incomplete", "too large", "expects 100", "chunked"],
+)
+def test_any_other_body_is_left_to_events(data: bytes, limit: int) -> None:
+    machine = given(data)
+    assert machine.accept_whole_body(limit) is None
+    assert machine.next_event() is PAUSED
+    machine.accept_body(limit)
+    assert machine.bytes_to_send() == (CONTINUE if data.startswith(EXPECTING) else b"")
+    if limit == 4:
+        with pytest.raises(RemoteProtocolError) as caught:
+            machine.next_event()
+        assert caught.value.status == 413
+    else:
+        event = machine.next_event()
+        assert isinstance(event, BodyData)
+        assert b"hello".startswith(event.data)
 
 
 @pytest.mark.parametrize("closes", [False, True])
@@ -410,6 +457,8 @@ ILLEGAL: dict[str, tuple[Callable[[], Http1Server], Callable[[Http1Server], obje
     "an upgrade of nothing": (Http1Server, lambda m: m.switch_protocol("websocket")),
     "accepting nothing": (Http1Server, lambda m: m.accept_body(1)),
     "accepting twice": (lambda: read(GET), lambda m: m.accept_body(1)),
+    "taking the whole of nothing": (Http1Server, lambda m: m.accept_whole_body(1)),
+    "taking the whole twice": (lambda: read(POST + b"hello"), lambda m: m.accept_whole_body(9)),
     "a next cycle of nothing": (Http1Server, lambda m: m.start_next_cycle()),
     "a next cycle without response": (lambda: read(GET), lambda m: m.start_next_cycle()),
     "data without head": (lambda: read(GET), lambda m: m.send(BodyData(b"x"))),

@@ -183,6 +183,11 @@ class Http1Server:
         return len(self._buffer)
 
     @property
+    def has_input(self) -> bool:
+        """Whether there may be an event: bytes that are not consumed yet, or the end."""
+        return self._eof or bool(self._buffer)
+
+    @property
     def trailing_data(self) -> tuple[bytes, bool]:
         """What was received and not consumed, and whether the end follows it."""
         return bytes(self._buffer), self._eof

@@ -88,7 +88,9 @@ class StateCell:
 
     def move(self, state: ChannelState) -> None:
         """Enter a later state; an earlier one is ignored, and a final one stays."""
-        if not self.is_final and _ORDER[state] > _ORDER[self.state]:
+        if self.state in _FINAL:
+            return
+        if state in _FINAL or _ORDER[state] > _ORDER[self.state]:
             self.state = state
             self.is_open = state is ChannelState.CONNECTED
             if self._changed is not None:

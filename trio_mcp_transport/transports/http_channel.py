@@ -372,9 +372,8 @@ class HttpServerChannel(MessageChannel):
         if self._receiver_busy or self._deliver_to is not None:
             raise trio.BusyResourceError("another task is receiving")
         self._deliver_to, self._ended_to = deliver, ended
-        if self._inbox:
-            for message in self._take(len(self._inbox)):
-                deliver(message)
+        for _ in range(len(self._inbox)):
+            deliver(self._take_first())
         if self._input_ended or not self._state.is_open:
             self._wake_receiver()
         return self.outflow.nursery
@@ -394,27 +393,18 @@ class HttpServerChannel(MessageChannel):
         channels there is one for each request, and the first time it is told, its task is
         nearly done. From the second time on they have.
         """
-        return (await self._receive(1))[0]
-
-    async def receive_many(self, max_messages: int = 1000) -> list[Message]:
-        """Wait for the first message, return all that are here."""
-        if max_messages < 1:
-            raise ValueError(f"max_messages must be at least 1, not {max_messages}")
-        return await self._receive(max_messages)
-
-    async def _receive(self, max_messages: int) -> list[Message]:
         if self._receiver_busy or self._deliver_to is not None:
             raise trio.BusyResourceError("another task is receiving")
         self._receiver_busy = True
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
             if self._has_input():
-                messages = self._take(max_messages)
+                message = self._take_first()
                 await trio.lowlevel.cancel_shielded_checkpoint()
-                return messages
+                return message
             while not self._has_input():
-                await self._wait_for_input()
-            return self._take(max_messages)
+                await self._park()
+            return self._take_first()
         except trio.EndOfChannel:
             if self._end_told:
                 await trio.lowlevel.cancel_shielded_checkpoint()
@@ -422,6 +412,21 @@ class HttpServerChannel(MessageChannel):
             raise
         finally:
             self._receiver_busy = False
+
+    async def receive_many(self, max_messages: int = 1000) -> list[Message]:
+        """Wait for the first message, return all that are here."""
+        if max_messages < 1:
+            raise ValueError(f"max_messages must be at least 1, not {max_messages}")
+        messages = [await self.receive()]
+        while self._inbox and len(messages) < max_messages:
+            messages.append(self._take_first())
+        return messages
+
+    async def __anext__(self) -> Message:
+        try:
+            return await self.receive()
+        except trio.EndOfChannel:
+            raise StopAsyncIteration from None
 
     def _has_input(self) -> bool:
         """Whether there is a message; or raise why there will be none."""
@@ -434,16 +439,13 @@ class HttpServerChannel(MessageChannel):
             raise trio.EndOfChannel
         return False
 
-    def _take(self, max_messages: int) -> list[Message]:
-        messages = []
-        while self._inbox and len(messages) < max_messages:
-            message, size = self._inbox.popleft()
-            self._inbox_size -= size
-            messages.append(message)
-        self._messages_received += len(messages)
-        return messages
+    def _take_first(self) -> Message:
+        message, size = self._inbox.popleft()
+        self._inbox_size -= size
+        self._messages_received += 1
+        return message
 
-    async def _wait_for_input(self) -> None:
+    async def _park(self) -> None:
         self._receiver = trio.lowlevel.current_task()
 
         def give_up(_: object) -> trio.lowlevel.Abort:

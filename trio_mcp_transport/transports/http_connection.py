@@ -284,7 +284,7 @@ class HttpConnection:
         """The next request's head; None at the end. `due` is when the first byte must come."""
         machine = self.machine
         try:
-            event = machine.next_event()
+            event = machine.next_event() if machine.has_input else NEED_DATA
             if event is NEED_DATA:
                 # No byte of it is here: an idle connection.
                 self._timer.set(due)
@@ -398,7 +398,7 @@ class HttpConnection:
     def put(self, data: bytes) -> None:
         """Write now or queue; after the end this does nothing."""
         if data and not self._closed:
-            try:
+            try:  # ruff: ignore[suppressible-exception] (here a context manager costs)
                 self._outbox.put_owed(data)
             except ChannelBroken:
                 pass  # `_fail` has been told

@@ -53,6 +53,7 @@ class ExchangeChannel(HttpServerChannel):
         deadlines: Keeps the time.
         on_opened: Called when the answer to `initialize` has opened a session.
         on_event: Told of faults that no caller sees.
+        now: The time.
 
     Attributes:
         scope: What the handler runs in, unless the scope of its connection will do.
@@ -70,6 +71,7 @@ class ExchangeChannel(HttpServerChannel):
         deadlines: Deadlines,
         on_opened: Callable[[], object] | None,
         on_event: EventHandler | None,
+        now: float,
     ) -> None:
         super().__init__(context, options, outflow, on_event)
         self.scope: trio.CancelScope | None = None
@@ -81,7 +83,7 @@ class ExchangeChannel(HttpServerChannel):
         self._lost = False
         self._gives_up_at = math.inf  # if no connection carries it until then
         self._timer = deadlines.timer(self._tick)
-        self._timer.set(trio.current_time() + server.quiet_interval)
+        self._timer.set(now + server.quiet_interval)
         for message in start.messages:
             self._inbox.append((message, 0))  # the body has been counted
 
@@ -128,7 +130,7 @@ class ExchangeChannel(HttpServerChannel):
 
     def retire(self) -> bool:
         """Close if all is said: what is queued still goes out. Whether it is closed now."""
-        if self._is_over():
+        if self.writer.ended:
             self._timer.close()
             self._state.move(ChannelState.CLOSED)
             self._wake_receiver()
@@ -193,14 +195,14 @@ class ExchangeChannel(HttpServerChannel):
             raise LocalProtocolError("no request can be sent to this client from here")
 
     def _say_whole(self, message: Message, data: bytes) -> bool:
-        outflow = self.outflow
-        if not outflow.is_free or not outflow.has_room(len(data)):
+        writer, outflow, size = self.writer, self.outflow, len(data)
+        if writer.ended or not outflow.takes_whole(size):
             return False
-        whole = None if self.writer.ended else self.writer.answer(message, data)
+        whole = writer.answer(message, data)
         if whole is None:
             return False
         self._messages_sent += 1
-        self._bytes_sent += len(data)
+        self._bytes_sent += size
         self._complete()
         outflow.respond(*whole)
         return True

@@ -92,16 +92,6 @@ class Outflow:
         """Whether no task does what is queued here."""
         return not self._working
 
-    @property
-    def is_free(self) -> bool:
-        """Whether a `respond` would be right: nothing comes before it, and it goes out."""
-        return (
-            self._store is None
-            and not self._working
-            and self._closed is None
-            and self.carrier is not None
-        )
-
     def has_room(self, size: int) -> bool:
         """Whether so much may be said now: it fits, or nothing waits."""
         return not self._line and self._fits(size)
@@ -121,8 +111,16 @@ class Outflow:
         else:
             self._write(act())
 
+    def takes_whole(self, size: int) -> bool:
+        """Whether `respond` may be called with so much: it goes out, and nothing before it."""
+        carrier = self.carrier
+        if carrier is None or self._working or self._store is not None or self._closed is not None:
+            return False
+        held = carrier.held
+        return not held or held + size <= self._limit
+
     def respond(self, head: ResponseHead, body: bytes) -> None:
-        """Write a whole response, which is all that is said here; only if `is_free`."""
+        """Write a whole response, which is all that is said here; only if `takes_whole`."""
         carrier = self.carrier
         assert carrier is not None
         carrier.on_gone = None

@@ -61,7 +61,7 @@ class HttpRuntime:
     async def run_handler(self, channel: MessageChannel) -> None:
         """Run the handler; nothing leaves it but `Cancelled` and the like."""
         try:
-            try:
+            try:  # ruff: ignore[suppressible-exception] (here a context manager costs)
                 await self._handler(channel)
             except trio.EndOfChannel:
                 pass  # the peer has said its last word: a handler that lets this out is done

@@ -188,45 +188,32 @@ class HttpService:
         """
         request = self._coding.wrap(request)
         try:
-            await self._handle(request)
-        except trio.BrokenResourceError:
-            pass  # the client went away: an everyday event
-        except Exception as error:
-            self._runtime.report("request.failed", f"seeing to a request failed: {error!r}", error)
-            with suppress(LocalProtocolError):  # something was written already
-                write_reply(request, error_reply(500, -32603, "Internal error"))
-            request.abort()
-
-    def turn_away(self, request: HttpRequestStream) -> None:
-        """Answer a request for which there is no room: 503."""
-        carrier = self._decorated(request)
-        write_reply(carrier, unavailable("too many connections", self.options.retry_after))
-
-    async def _handle(self, request: HttpRequestStream) -> None:
-        head, known = request.head, request.known
-        admitted: Verdict | None = None if known is None else known.admitted
-        if admitted is None:
-            admitted = await self._doorkeeper.admit(head, request.facts)
-            if known is not None and type(admitted) is Admitted and self._doorkeeper.is_constant:
-                known.admitted = admitted
-        carrier = self._decorated(request)
-        if isinstance(admitted, Answered):
-            if admitted.reason:
-                self._runtime.report("request.refused", admitted.reason)
-            write_reply(carrier, admitted.reply)
-            return
-        facts, principal, endpoint = admitted.facts, admitted.principal, self.endpoint
-        if self._websockets is not None and self._websockets.takes(head):
-            await self._websockets.serve(
-                carrier, lambda name: self._websocket_context(name, carrier, facts, principal)
-            )
-            return
-        judged: HeadVerdict | None = None if known is None else known.judged
-        if judged is None:
-            judged = endpoint.judge_head(head, principal=principal, now=trio.current_time())
-            if known is not None and judged is endpoint.read_body:
-                known.judged = endpoint.read_body
-        if type(judged) is ReadBody:
+            head, known = request.head, request.known
+            admitted: Verdict | None = None if known is None else known.admitted
+            if admitted is None:
+                admitted = await self._doorkeeper.admit(head, request.facts)
+                if known is not None and type(admitted) is Admitted:
+                    known.admitted = admitted if self._doorkeeper.is_constant else None
+            carrier = self._decorated(request)
+            if isinstance(admitted, Answered):
+                if admitted.reason:
+                    self._runtime.report("request.refused", admitted.reason)
+                write_reply(carrier, admitted.reply)
+                return
+            facts, principal, endpoint = admitted.facts, admitted.principal, self.endpoint
+            if self._websockets is not None and self._websockets.takes(head):
+                await self._websockets.serve(
+                    carrier, lambda name: self._websocket_context(name, carrier, facts, principal)
+                )
+                return
+            judged: HeadVerdict | None = None if known is None else known.judged
+            if judged is None:
+                judged = endpoint.judge_head(head, principal=principal, now=trio.current_time())
+                if known is not None and judged is endpoint.read_body:
+                    known.judged = endpoint.read_body
+            if type(judged) is not ReadBody:
+                await self._answer_head(request, carrier, judged, admitted)
+                return
             try:
                 body = await request.read_body(judged.limit)
             except RemoteProtocolError as error:
@@ -235,7 +222,7 @@ class HttpService:
             now = trio.current_time()
             verdict = endpoint.judge_body(head, body, principal=principal, now=now)
             if type(verdict) is StartExchange:
-                channel = self._begin_exchange(carrier, verdict, len(body), facts, principal)
+                channel = self._begin_exchange(carrier, verdict, len(body), admitted, now)
                 if channel is None:
                     pass
                 elif request.may_wait and verdict.era == "modern":
@@ -251,7 +238,28 @@ class HttpService:
             else:
                 assert isinstance(verdict, Reply)
                 write_reply(carrier, verdict)
-        elif isinstance(judged, Reply):
+        except trio.BrokenResourceError:
+            pass  # the client went away: an everyday event
+        except Exception as error:
+            self._runtime.report("request.failed", f"seeing to a request failed: {error!r}", error)
+            with suppress(LocalProtocolError):  # something was written already
+                write_reply(request, error_reply(500, -32603, "Internal error"))
+            request.abort()
+
+    def turn_away(self, request: HttpRequestStream) -> None:
+        """Answer a request for which there is no room: 503."""
+        carrier = self._decorated(request)
+        write_reply(carrier, unavailable("too many connections", self.options.retry_after))
+
+    async def _answer_head(
+        self,
+        request: HttpRequestStream,
+        carrier: HttpRequestStream,
+        judged: HeadVerdict,
+        admitted: Admitted,
+    ) -> None:
+        """Do what was decided about a request whose body is not needed."""
+        if isinstance(judged, Reply):
             write_reply(carrier, judged)
         elif isinstance(judged, EndSession):
             # Also while stopping: it is out of the table, so nobody else would end it.
@@ -259,7 +267,7 @@ class HttpService:
             write_reply(carrier, judged.reply)
         elif self._stop.is_set():
             if isinstance(judged, OpenSse):
-                endpoint.end_session(judged.session)
+                self.endpoint.end_session(judged.session)
             write_reply(carrier, self._stopping())
         elif isinstance(judged, OpenStream):
             own = session_of(judged.session).channel
@@ -273,7 +281,9 @@ class HttpService:
             await self._sessions.resume(carrier, judged)
         else:
             assert isinstance(judged, OpenSse)
-            context = self._context(request, facts, principal, None, None, exchange=False)
+            context = self._context(
+                request, admitted.facts, admitted.principal, None, None, exchange=False
+            )
             self._sessions.open_sse(carrier, judged, context)
 
     def _cut_off(self, size: int) -> None:
@@ -344,8 +354,8 @@ class HttpService:
         carrier: HttpRequestStream,
         start: StartExchange,
         size: int,
-        facts: ConnectionFacts,
-        principal: str | None,
+        admitted: Admitted,
+        now: float,
     ) -> ExchangeChannel | None:
         """Make the channel of an exchange; None if nobody has to run its handler."""
         record, shared = start.session, None
@@ -357,7 +367,7 @@ class HttpService:
             if record.state == "pending":
                 self._sessions.expire()
             shared = self._sessions.shared(record)
-        context = self._context(carrier, facts, principal, shared, start.revision)
+        context = self._context(carrier, admitted.facts, admitted.principal, shared, start.revision)
         merged: MergedChannel | None = None
         if record is not None and self._merge:
             merged = self._sessions.merged(record, context)
@@ -375,6 +385,7 @@ class HttpService:
             deadlines=self.deadlines,
             on_opened=None if opens is None else partial(self._sessions.open, opens, context),
             on_event=self._runtime.on_event,
+            now=now,
         )
         if not carrier.may_wait or start.era != "modern":
             channel.scope = trio.CancelScope()
@@ -390,24 +401,28 @@ class HttpService:
 
     async def _run_exchange(self, channel: ExchangeChannel, start: StartExchange) -> None:
         try:
-            if channel.scope is None:
-                await self._run_to_its_end(channel)
-            else:
+            if channel.scope is not None:
                 with channel.scope:
-                    await self._run_to_its_end(channel)
+                    await self._run_in_scope(channel)
+            else:
+                await self._runtime.run_handler(channel)
+                if not channel.retire():
+                    await channel.aclose()
         finally:
             channel.abort()
             self._end_exchange(start)
             channel.let_go()
 
-    async def _run_to_its_end(self, channel: ExchangeChannel) -> None:
+    async def _run_in_scope(self, channel: ExchangeChannel) -> None:
         await self._runtime.run_handler(channel)
         if not channel.retire():
             await channel.aclose()
 
     def _end_exchange(self, start: StartExchange) -> None:
-        self.endpoint.end_exchange(start, now=trio.current_time())
-        if start.session is not None:
+        if start.session is None:
+            self.endpoint.end_exchange(start, now=0.0)  # which is for the session
+        else:
+            self.endpoint.end_exchange(start, now=trio.current_time())
             self._sessions.exchange_ended(start.session)
         if not self.endpoint.exchanges:
             self._idle.set()

@@ -288,6 +288,17 @@ def test_headers_that_agree_are_no_fault(count: str) -> None:
     assert fault_of(mcp_param_other="ignored") is None
 
 
+@pytest.mark.parametrize("name", [b'"tool"', b'"t\\u006fol"', b' "tool" '])
+def test_a_name_agrees_however_its_json_is_written(name: bytes) -> None:
+    request = Request(1, "tools/call", Raw(b'{"arguments":{},"name":%b}' % name))
+    headers = Headers([("mcp-method", "tools/call"), ("mcp-name", "tool")])
+    assert header_fault(headers, request) is None
+    assert header_fault(headers, request, schema_of) is None
+    assert header_fault(headers.with_("mcp-name", "too"), request) is not None
+    assert header_fault(headers.with_("mcp-name", "tool "), request) is None  # trimmed
+    assert header_fault(headers.with_("mcp-name", "=?base64?dG9vbA==?="), request) is None
+
+
 @pytest.mark.parametrize(
     ("changes", "part"),
     [

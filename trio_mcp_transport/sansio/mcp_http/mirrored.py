@@ -363,14 +363,14 @@ def header_fault(
     if source is None:
         # "Mcp-Name" of any other method has no counterpart in the body.
         return None
-    value = headers.get("mcp-name")
+    given = headers.get("mcp-name")
     try:
         params = _Params(request.params)
-        fault = None
-        name, data = _text_and_json(value)
+        fault: str | None = None
+        name, data = _text_and_json(given)
         if not params.has(source, data):
             name = params.name(source)
-            fault = _compare("Mcp-Name", value, name, f"params.{source}")
+            fault = _compare("Mcp-Name", given, name, f"params.{source}")
     except (msgspec.DecodeError, ValueError, RecursionError):
         return f"Header mismatch: params.{source} cannot be read"
     if fault is not None or name is None or request.method != "tools/call":
