@@ -106,9 +106,9 @@ async def test_the_end_of_an_exchange_is_a_checkpoint_from_the_second_time_on() 
         assert isinstance(request, Request)
         await channel.send(Response(request.id, RESULT))
         for _ in range(3):
-            with assert_checkpoints() if ends else contextlib.nullcontext():
-                with pytest.raises(trio.EndOfChannel):
-                    await channel.receive()
+            checking = assert_checkpoints() if ends else contextlib.nullcontext()
+            with checking, pytest.raises(trio.EndOfChannel):
+                await channel.receive()
             ends += 1
         with trio.CancelScope() as scope:
             scope.cancel()
