@@ -53,22 +53,27 @@ def flags(machine: Http1Server) -> set[str]:
 
 
 def test_a_body_that_is_all_here_is_taken_at_once() -> None:
-    machine = Http1Server()
-    assert not machine.has_input
-    machine.receive_data(POST + b"hello" + GET)
-    assert machine.has_input
-    assert isinstance(machine.next_event(), RequestHead)
+    machine = given(POST + b"hello" + GET)
     assert machine.accept_whole_body(5) == b"hello"
     assert machine.next_event() is PAUSED
     sent = machine.send_response(ResponseHead(200, PLAIN), b"hi")
     assert b"Connection" not in sent
     machine.start_next_cycle()
     assert isinstance(machine.next_event(), RequestHead)
-    assert not machine.has_input
     assert machine.accept_whole_body(0) == b""
     assert machine.next_event() is PAUSED
+
+
+def test_input_is_what_is_not_consumed_yet_and_the_end() -> None:
+    machine = Http1Server()
+    seen = [machine.has_input]
+    machine.receive_data(GET)
+    seen.append(machine.has_input)
+    machine.next_event()
+    seen.append(machine.has_input)
     machine.receive_eof()
-    assert machine.has_input
+    seen.append(machine.has_input)
+    assert seen == [False, True, False, True]
 
 
 @pytest.mark.parametrize(
