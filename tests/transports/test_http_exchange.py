@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
-import weakref
 from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
 from http_served import LEGACY, MODERN, serving
-from trio.testing import MockClock, assert_checkpoints, wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trio_mcp_transport import (
     ChannelOptions,
@@ -75,50 +72,6 @@ class Recorder:
 
 async def forever(channel: MessageChannel, request: Request) -> None:
     await trio.sleep_forever()
-
-
-async def test_an_exchange_that_is_over_does_not_wait_for_the_garbage_collector() -> None:
-    channels: list[weakref.ref[MessageChannel]] = []
-
-    async def answer(channel: MessageChannel) -> None:
-        channels.append(weakref.ref(channel))
-        await answering()(channel)
-
-    async with serving(answer) as served:
-        client = served.connect()
-        gc.disable()
-        try:
-            for number in range(3):
-                await client.call(id=number)
-                assert (await client.json())[0] == 200
-            await wait_all_tasks_blocked()
-            assert [channel() for channel in channels] == [None] * 3
-        finally:
-            gc.enable()
-
-
-async def test_the_end_of_an_exchange_is_a_checkpoint_from_the_second_time_on() -> None:
-    ends = 0
-
-    async def answer(channel: MessageChannel) -> None:
-        nonlocal ends
-        request = await channel.receive()
-        assert isinstance(request, Request)
-        await channel.send(Response(request.id, RESULT))
-        for _ in range(3):
-            checking = assert_checkpoints() if ends else contextlib.nullcontext()
-            with checking, pytest.raises(trio.EndOfChannel):
-                await channel.receive()
-            ends += 1
-        with trio.CancelScope() as scope:
-            scope.cancel()
-            await channel.receive()
-        assert scope.cancelled_caught
-
-    async with serving(answer) as served:
-        await served.connect().call()
-        await wait_all_tasks_blocked()
-        assert ends == 3
 
 
 async def test_a_modern_request_is_answered_with_one_document() -> None:
