@@ -20,7 +20,7 @@ from trio_mcp_transport import (
 )
 from trio_mcp_transport.limits import ChannelOptions
 from trio_mcp_transport.sansio.headers import Headers
-from trio_mcp_transport.transports.http_client_inbox import Inbox
+from trio_mcp_transport.transports.inbox import Inbox
 
 pytestmark = pytest.mark.channel
 
@@ -175,14 +175,14 @@ async def test_what_fits_waits_behind_what_came_before_and_does_not(
 ) -> None:
     inbox = Inbox(ChannelOptions(inbox_bytes=50), lambda cause: pytest.fail(str(cause)))
     one, two, three = (Notification(name) for name in ("one", "two", "three"))
-    assert inbox.put_nowait((one, 40))
-    assert not inbox.put_nowait((two, 40))
+    assert inbox.try_put([(one, 40)])
+    assert not inbox.try_put([(two, 40)])
     nursery.start_soon(inbox.put, [(two, 40)])
     await wait_all_tasks_blocked()
-    assert not inbox.put_nowait((three, 1))
+    assert not inbox.try_put([(three, 1)])
     assert inbox.take(1) == [one]
-    assert inbox.put_nowait((three, 1))
+    assert inbox.try_put([(three, 1)])
     assert inbox.take(2) == [two, three]
     inbox.close(keep=False)
-    assert inbox.put_nowait((three, 1))
+    assert inbox.try_put([(three, 1)])
     assert inbox.take(1) == []

@@ -40,7 +40,6 @@ from ..reporting import report
 from ..sansio.headers import Headers
 from ..sansio.mcp_http.client_options import HttpClientOptions
 from .channel_state import StateCell, make_session_id, stream_lost, with_compression
-from .http_client_inbox import Inbox
 from .http_client_line import Exchange, Phase, SendLine
 from .http_client_port import Port, cancelled_id, failed
 from .http_client_sse import SseWire
@@ -48,6 +47,7 @@ from .http_client_streamable import StreamableWire
 from .http_client_two_path import TwoPathWire
 from .http_client_wire import Wire
 from .http_sender import HttpSender
+from .inbox import Inbox
 
 __all__ = ["HttpClientChannel"]
 

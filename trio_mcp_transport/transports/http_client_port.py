@@ -17,9 +17,9 @@ from ..jsonrpc import ErrorResponse, Notification, RequestId, relate
 from ..limits import ChannelOptions
 from ..sansio.mcp_http.answers import failed_answer
 from ..sansio.mcp_http.client_options import HttpClientOptions
-from .http_client_inbox import Inbox
 from .http_client_line import Exchange, SendLine
 from .http_sender import HttpSender
+from .inbox import Inbox
 
 if TYPE_CHECKING:
     from .http_client_wire import Wire

@@ -16,11 +16,11 @@ from ..sansio.machine import NEED_DATA, EndOfData
 from ..sansio.mcp_http.redirects import is_redirect, redirect_target
 from ..sansio.mcp_http.sse_client import SseClient
 from ..sansio.sse import SseDecoder, SseEvent
-from .http_client_inbox import Sized
 from .http_client_line import Exchange
 from .http_client_port import Port, Refused
 from .http_client_wire import Wire
 from .http_sender import HttpResponse
+from .inbox import Sized
 
 __all__ = ["SseWire"]
 

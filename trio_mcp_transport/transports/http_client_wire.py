@@ -38,10 +38,10 @@ from ..sansio.mcp_http.reconnect import Reconnect
 from ..sansio.mcp_http.redirects import is_redirect, redirect_target
 from ..sansio.mcp_http.statuses import error_of_status
 from ..sansio.sse import SseComment, SseDecoder, SseEvent
-from .http_client_inbox import Sized
 from .http_client_line import Exchange
 from .http_client_port import Port, Refused
 from .http_sender import HttpResponse
+from .inbox import Sized
 
 __all__ = ["Wire"]
 
@@ -118,9 +118,9 @@ class Wire(ABC):
         line.taken(exchange)
         port.count_read(len(body))
         found = self._read_document(body, exchange, begun.headers)
-        if len(found) == 1 and port.inbox.put_nowait(found[0]):
-            port.received += 1
-        elif found:
+        if not found or port.inbox.try_put(found):
+            port.received += len(found)
+        else:
             with trio.CancelScope() as scope:
                 exchange.stop = scope.cancel
                 await self._put(found)

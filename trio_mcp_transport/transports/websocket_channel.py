@@ -46,7 +46,7 @@ from ..sansio.batch import BatchAnswers
 from ..sansio.machine import Side
 from ..sansio.websocket import Close, CloseCode, WebSocketMachine
 from .channel_state import StateCell, make_session_id
-from .http_client_inbox import Inbox, Sized
+from .inbox import Inbox, Sized
 from .outbox import Outbox
 from .own_words import OwnWords
 from .websocket_reader import WebSocketReader, WebSocketTiming, can_speak_at_once

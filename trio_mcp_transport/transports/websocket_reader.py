@@ -51,7 +51,7 @@ from ..sansio.websocket import (
     WebSocketMachine,
 )
 from .channel_state import stream_lost
-from .http_client_inbox import Inbox, Sized
+from .inbox import Inbox, Sized
 from .outbox import Outbox, SupportsSendNowait
 from .stream_channel import SupportsClose
 from .websocket_keepalive import GONE, Arrivals, KeepAlive

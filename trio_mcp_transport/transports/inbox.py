@@ -1,10 +1,9 @@
 """What has come and was not received yet: one queue, bounded in bytes.
 
 Used by `HttpClientChannel`, for all its exchanges, and by `WebSocketChannel`. They put what
-they read; whoever finds no room waits in
-line, which keeps its exchange from reading on, and so its server from sending on. If the
-application takes nothing for `inbox_stall_timeout` meanwhile, that is the channel's end:
-without it a forgotten channel would hold all its connections for ever.
+they read; whoever finds no room waits in line, which keeps it from reading on, and so its peer
+from sending on. If the application takes nothing for `inbox_stall_timeout` meanwhile, that is
+the channel's end: without it a forgotten channel would hold all its connections for ever.
 """
 
 from __future__ import annotations
@@ -61,18 +60,6 @@ class Inbox:
             if self._line or not self._fits(size):
                 return False
             self._add(items, size)
-        return True
-
-    def put_nowait(self, item: Sized) -> bool:
-        """Queue a message if `put` would not wait; else nothing is done."""
-        if self._closed:
-            return True
-        if self._line or not self._fits(item[1]):
-            return False
-        self._queue.append(item)
-        self.size += item[1]
-        if self._receiver is not None:
-            self.wake()
         return True
 
     async def put(self, items: Sequence[Sized]) -> None:
