@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if child_command is not None and (arguments.command != "serve" or not child_command):
         tell("`--` stands before a COMMAND that `serve` starts")
         return ExitStatus.USAGE
-    arguments.child_command = child_command
+    arguments.own_words, arguments.child_command = tuple(words), child_command
     try:
         _prepare(arguments)
         return _module(arguments.command).run(arguments)

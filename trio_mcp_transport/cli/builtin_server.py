@@ -128,13 +128,14 @@ class BuiltinServer:
         cancelled: Calls of it that were cancelled.
     """
 
-    def __init__(self, *, keepalive: float | None = None) -> None:
+    def __init__(self, *, keepalive: float | None = None, state_key: bytes | None = None) -> None:
         """Make one.
 
         Args:
             keepalive: Seconds between the ``notifications/keepalive`` that every client
                 is sent, also one that never asked anything; None for none. Clients are
                 told of them as the experimental capability ``keepalive``.
+            state_key: As for `Router`.
         """
         self._keepalive = keepalive
         capabilities: dict[str, object] = {"tools": {}, "resources": {}, "prompts": {}}
@@ -147,6 +148,7 @@ class BuiltinServer:
             server_info={"title": "The built-in server of trio-mcp"},
             capabilities=capabilities,
             instructions="A server to try clients and transports with.",
+            state_key=state_key,
         )
         self.running = 0
         self.cancelled = 0

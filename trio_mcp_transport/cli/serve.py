@@ -2,6 +2,9 @@
 
 A command comes from the command line alone, never from a client. Each connection gets a
 child process of its own, which ends with it.
+
+With ``--workers`` this process supervises others that do the same (`workers`), and each of
+these, in here as well, serves with the sockets that it was given (`worker_process`).
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from ..lifecycle import Negotiated
 from ..limits import DEFAULT_DRAIN_SECONDS
 from ..reporting import report
 from ..serve import serve_channels
+from ..transports.worker_seat import take_seat
 from .bridging import is_broken_pipe, supervised, which_failed
 from .builtin_server import BuiltinServer
 from .endpoints import (
@@ -42,6 +46,8 @@ from .running import ExitStatus, Shutdown
 from .running import run as run_command
 from .terminal import StdoutClosed, tell
 from .tls import add_tls_flags, group_by_tls, reload_on_hangup, with_tls
+from .worker_process import Post, enlist, worker_command
+from .workers import Supervisor, check_workers
 
 __all__ = ["add_arguments", "run"]
 
@@ -53,6 +59,8 @@ _CLOSING_SECONDS = 20.0
 
 #: Serves one client until it ends, or until the event is set and its work is done.
 _Handler: TypeAlias = Callable[[MessageChannel, trio.Event], Awaitable[None]]
+#: Tells whom it concerns where clients may connect.
+_Announce: TypeAlias = Callable[[Sequence[str]], object]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,7 +70,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "COMMAND is a stdio MCP server. It inherits this environment. A client's first bytes"
         " tell whether it speaks newlines or Content-Length, unless the endpoint says"
         " framing=. SIGINT and SIGTERM let work that has begun finish; a second one aborts."
-        " With TLS, SIGHUP reads the certificates again, which also happens by itself."
+        " With TLS, SIGHUP reads the certificates again, which also happens by itself; with"
+        " --workers it replaces the processes, one after the other."
     )
     parser.add_argument(
         "--listen",
@@ -81,6 +90,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="COMMANDs at a time; further connections wait, over HTTP until a session ends or"
         " is idle (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="serve with so many processes, on the same sockets; those that die are replaced."
+        " Limits are those of each (default: serve in this process)",
     )
     parser.add_argument(
         "--allow-unauthenticated",
@@ -119,6 +135,7 @@ def run(arguments: argparse.Namespace) -> int:
         ConfigurationError: An argument is wrong, or strangers could connect.
         TransportError: An endpoint cannot be listened at, or own stdio failed.
     """
+    post = enlist()
     endpoints = listening_endpoints(
         arguments.listen,
         arguments.transport,
@@ -130,13 +147,17 @@ def run(arguments: argparse.Namespace) -> int:
     endpoints = with_tls(endpoints, arguments.tls_cert, arguments.tls_key, arguments.client_ca)
     if not arguments.allow_unauthenticated:
         check_authenticated(endpoints)
+    workers: int | None = arguments.workers
+    if workers is not None:
+        check_workers(workers, endpoints)
     command: tuple[str, ...] | None = arguments.child_command
     drain: float = arguments.drain
     handler: _Handler
     gateway: Gateway | None = None
     if command is None:
         seconds = _keepalive_seconds(arguments.keepalive_ms, os.environ.get("MCP_KEEPALIVE_MS"))
-        server = BuiltinServer(keepalive=seconds)
+        key = None if post is None else post.orders.state_key
+        server = BuiltinServer(keepalive=seconds, state_key=key)
 
         async def handler(channel: MessageChannel, stop: trio.Event) -> None:
             await server.serve(channel, stop=stop, drain=drain)
@@ -152,7 +173,36 @@ def run(arguments: argparse.Namespace) -> int:
                 client_info={"name": "trio-mcp", "version": __version__},
                 max_children=arguments.max_children,
             )
+    if post is not None:
+        serve = partial(
+            _serve, post.placed(endpoints), handler, drain, gateway, announce=post.announce
+        )
+        return run_command(partial(_serve_at, post, serve))
+    if workers is not None:
+        command_line = worker_command(arguments.own_words, command)
+        supervisor = Supervisor(command_line, endpoints, workers, drain + _CLOSING_SECONDS)
+        return run_command(supervisor.run)
     return run_command(partial(_serve, endpoints, handler, drain, gateway))
+
+
+async def _serve_at(
+    post: Post, serve: Callable[[Shutdown], Awaitable[int]], shutdown: Shutdown
+) -> int:
+    """Serve as a worker, until the supervisor wants it to end or has ended itself."""
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(post.watch, shutdown)
+            with take_seat(post.seat):
+                status = await serve(shutdown)
+            nursery.cancel_scope.cancel()
+    finally:
+        post.close()
+    return status
+
+
+def _tell_listening(endpoints: Sequence[str]) -> None:
+    for endpoint in endpoints:
+        tell(f"listening on {endpoint}")
 
 
 def _keepalive_seconds(argument: str | None, variable: str | None) -> float | None:
@@ -170,6 +220,7 @@ async def _serve(
     drain: float,
     gateway: Gateway | None,
     shutdown: Shutdown,
+    announce: _Announce = _tell_listening,
 ) -> int:
     if len(endpoints) == 1 and isinstance(endpoints[0], StdioEndpoint):
         # There is one client, so its failure is the command's.
@@ -222,8 +273,7 @@ async def _serve(
                         told_revisions=() if gateway is None else gateway.told_revisions,
                     )
                 )
-            for endpoint in bound:
-                tell(f"listening on {endpoint}")
+            announce(bound)
         if gateway is not None:
             gateway.stop()
         if hangups is not None:

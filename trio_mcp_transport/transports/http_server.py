@@ -42,6 +42,7 @@ from .tcp import host_and_port, open_listeners, set_options
 from .tls_stream import TlsStream
 from .web_stream import make_tls_server
 from .websocket_settings import WebSocketServing
+from .worker_seat import current_seat
 
 __all__ = ["HttpListener", "HttpListenerOptions", "listen", "listen_with_tls"]
 
@@ -178,6 +179,11 @@ class HttpListener(MessageListener):
         Raises:
             OSError: Accepting failed in a way that will not pass.
         """
+        routes, seat = None, current_seat()
+        if seat is not None:
+            from .session_routes import SessionRoutes
+
+            routes = SessionRoutes(seat.directory, seat.number, self._endpoint, on_event)
         service = HttpService(
             self._options.server,
             handler,
@@ -185,6 +191,7 @@ class HttpListener(MessageListener):
             doorkeeper=self._doorkeeper,
             channel_options=self._options.channel,
             websocket=self._options.websocket,
+            routes=routes,
             on_event=on_event,
         )
         loop = _HttpAcceptLoop(

@@ -63,6 +63,7 @@ from .http_sessions import HttpSessions, session_of
 from .http_unsent import Unsent
 
 if TYPE_CHECKING:
+    from .session_routes import SessionRoutes
     from .websocket_settings import WebSocketServing
 
 __all__ = ["ConnectionFacts", "HttpRequestStream", "HttpService", "HttpServing"]
@@ -82,6 +83,7 @@ class HttpService:
         channel_options: Limits of the channels.
         transport: What the channels' contexts call it.
         websocket: Where requests may become WebSockets; None for nowhere.
+        routes: The ways to other processes that serve the same, and have other sessions.
         on_event: Gets ``handler.failed``, ``request.failed``, ``request.refused``,
             ``response.cut`` and ``store.failed``; they are logged without it.
 
@@ -104,6 +106,7 @@ class HttpService:
         channel_options: ChannelOptions = ChannelOptions(),  # ruff: ignore[function-call-in-default-argument] (frozen)
         transport: str = "http",
         websocket: WebSocketServing | None = None,
+        routes: SessionRoutes | None = None,
         on_event: EventHandler | None = None,
     ) -> None:
         doorkeeper = doorkeeper or Doorkeeper()
@@ -121,8 +124,11 @@ class HttpService:
             store = MemoryEventStore()
         self.options = options
         self._revisions = options.served_revisions
+        self._routes = None if options.stateless else routes
         self.endpoint = ServerEndpoint(
-            options, new_id=secrets.token_urlsafe, header_schema=http.header_schema
+            options,
+            new_id=secrets.token_urlsafe if routes is None else routes.new_id,
+            header_schema=http.header_schema,
         )
         self._runtime = HttpRuntime(options, handler, store, channel_options, on_event)
         self.deadlines = self._runtime.deadlines
@@ -157,6 +163,8 @@ class HttpService:
                 background.start_soon(self.deadlines.run)
                 async with trio.open_nursery() as nursery:
                     self._runtime.nursery = self.nursery = nursery
+                    if self._routes is not None:
+                        await nursery.start(self._routes.serve, self)
                     nursery.start_soon(self._end_sessions)
                     task_status.started()
                 background.cancel_scope.cancel()
@@ -171,6 +179,8 @@ class HttpService:
         self._stop.set()
         if self._websockets is not None:
             self._websockets.stop()
+        if self._routes is not None:
+            self._routes.stop()
 
     async def _end_sessions(self) -> None:
         await self._stop.wait()
@@ -178,23 +188,31 @@ class HttpService:
             self._idle = trio.Event()
             await self._idle.wait()
         self._sessions.end_all()
+        if self._routes is not None:
+            self._routes.close()
 
     # -- requests -----------------------------------------------------------------------
 
-    async def handle(self, request: HttpRequestStream) -> None:
+    async def handle(self, request: HttpRequestStream, *, handed: Admitted | None = None) -> None:
         """See to a request; returns when that is begun. Raises nothing but `Cancelled`.
 
         To be called once for each request, before anything of its body is read.
+
+        Args:
+            request: The request.
+            handed: As whom another worker has admitted it, which has handed it over. That one
+                also sees to what goes around the answer: further headers, and compression.
         """
-        request = self._coding.wrap(request)
+        if handed is None:
+            request = self._coding.wrap(request)
         try:
             head, known = request.head, request.known
-            admitted: Verdict | None = None if known is None else known.admitted
+            admitted: Verdict | None = handed if known is None else known.admitted
             if admitted is None:
                 admitted = await self._doorkeeper.admit(head, request.facts)
                 if known is not None and type(admitted) is Admitted:
                     known.admitted = admitted if self._doorkeeper.is_constant else None
-            carrier = self._decorated(request)
+            carrier = self._decorated(request) if handed is None else request
             if isinstance(admitted, Answered):
                 if admitted.reason:
                     self._runtime.report("request.refused", admitted.reason)
@@ -206,6 +224,15 @@ class HttpService:
                     carrier, lambda name: self._websocket_context(name, carrier, facts, principal)
                 )
                 return
+            owner: int | None = None
+            if self._routes is not None and handed is None:
+                owner = self._routes.elsewhere(endpoint.named_session(head))
+                if (
+                    owner is not None
+                    and head.method in {"GET", "DELETE"}
+                    and await self._forward(owner, carrier, admitted, None)
+                ):
+                    return
             judged: HeadVerdict | None = None if known is None else known.judged
             if judged is None:
                 judged = endpoint.judge_head(head, principal=principal, now=trio.current_time())
@@ -218,6 +245,8 @@ class HttpService:
                 body = await request.read_body(judged.limit)
             except RemoteProtocolError as error:
                 write_reply(carrier, error_reply(error.status, error.code, str(error)))
+                return
+            if owner is not None and await self._forward(owner, carrier, admitted, body):
                 return
             now = trio.current_time()
             verdict = endpoint.judge_body(head, body, principal=principal, now=now)
@@ -285,6 +314,25 @@ class HttpService:
                 request, admitted.facts, admitted.principal, None, None, exchange=False
             )
             self._sessions.open_sse(carrier, judged, context)
+
+    async def take_over(self, request: HttpRequestStream, principal: str | None) -> None:
+        """See to a request that another worker has admitted, as `handle` does."""
+        await self.handle(request, handed=Admitted(principal, request.facts))
+
+    async def _forward(
+        self, owner: int, carrier: HttpRequestStream, admitted: Admitted, body: bytes | None
+    ) -> bool:
+        """Hand a request over to the worker that has its session; False if there is none."""
+        assert self._routes is not None
+        facts, principal = admitted.facts, admitted.principal
+        try:
+            return await self._routes.forward(
+                owner, carrier, facts, principal, body, nursery=self.nursery
+            )
+        except trio.TooSlowError:
+            text = "the process that has the session is busy"
+            write_reply(carrier, unavailable(text, self.options.retry_after))
+            return True
 
     def _cut_off(self, size: int) -> None:
         self._runtime.report(

@@ -25,6 +25,7 @@ from .compressed_stream import check_available, compressed, settings_for_client
 from .socket_file import BACKLOG
 from .socket_stream import SocketStream, connect_failed, set_buffer_size, take_socket
 from .stream_channel import StreamChannel
+from .worker_seat import current_seat
 
 __all__ = [
     "SocketAddress",
@@ -151,6 +152,8 @@ async def listen(endpoint: TcpEndpoint, on_event: EventHandler | None) -> Messag
 async def open_listeners(endpoint: TcpEndpoint, where: str) -> list[socket.socket]:
     """A listening socket for each address of the host, all on one port.
 
+    In a worker those that it has inherited (`worker_seat`).
+
     Args:
         endpoint: Host, port and buffer size.
         where: What the error is to name.
@@ -160,6 +163,10 @@ async def open_listeners(endpoint: TcpEndpoint, where: str) -> list[socket.socke
         FeatureUnavailable: It asks for a compression that is not installed.
     """
     check_available(endpoint.compression)
+    seat = current_seat()
+    if seat is not None and (sockets := seat.take((endpoint.host, endpoint.port))):
+        await trio.lowlevel.checkpoint()
+        return sockets
     try:
         found = await trio.socket.getaddrinfo(
             endpoint.host,

@@ -32,6 +32,7 @@ from .compressed_stream import check_available, compressed, settings_for_client
 from .socket_file import BACKLOG, bind_socket_file
 from .socket_stream import SocketStream, connect_failed, set_buffer_size
 from .stream_channel import StreamChannel
+from .worker_seat import current_seat
 
 __all__ = [
     "connect",
@@ -143,11 +144,18 @@ async def open_listener(
 ) -> tuple[socket.socket, str, Callable[[], None] | None]:
     """A listening socket, the path that clients may use, and what removes the file.
 
+    In a worker the socket that it has inherited (`worker_seat`); the file is not its to remove.
+
     Raises:
         ConnectFailed: As for `listen`, as are the others.
     """
     _check_platform(endpoint)
     check_available(endpoint.compression)
+    seat = current_seat()
+    if seat is not None and (sockets := seat.take(endpoint.path)):
+        await trio.lowlevel.checkpoint()
+        path = endpoint.path if endpoint.is_abstract else _absolute(endpoint.path)
+        return sockets[0], path, None
     uid, gid = _user_id(endpoint.owner), _group_id(endpoint.group)
     remove: Callable[[], None] | None = None
     try:

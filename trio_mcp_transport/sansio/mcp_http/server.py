@@ -40,7 +40,7 @@ from .replies import (
     unsupported_media_type,
 )
 from .sessions import SessionRecord, SessionTable
-from .sse_server import SseServer
+from .sse_server import SseServer, session_in_query
 from .streams import EventStream, Replay, Step, replayed
 from .two_path_server import TwoPathServer
 from .verdicts import (
@@ -168,6 +168,17 @@ class ServerEndpoint:
                 request_id = verdict.messages[0].id if len(verdict.messages) == 1 else None
                 return unavailable("too many requests", self.options.retry_after, request_id)
         return verdict
+
+    def named_session(self, head: RequestHead) -> str | None:
+        """The id of the legacy session that a request claims to be of, whether there is one.
+
+        Args:
+            head: The request.
+        """
+        wire = self._wires.get(head.path.rstrip("/"))
+        if wire == "path" and head.headers.get(VERSION_HEADER) not in MODERN_REVISIONS:
+            return head.headers.get("mcp-session-id")
+        return session_in_query(head) if wire == "message_path" else None
 
     def resume(self, verdict: ResumeStream, replay: Replay | None) -> Reply | Resumed:
         """Decide about a client that came back, once the event store was asked.

@@ -28,10 +28,15 @@ from .sessions import Delivery, SessionTable
 from .sse_writer import SseWriter
 from .verdicts import Deliver, OpenSse, ReadBody
 
-__all__ = ["SseServer"]
+__all__ = ["SseServer", "session_in_query"]
 
 #: What both official SDKs' servers have called it; either is understood.
 _ID_NAMES = ("session_id", "sessionId")
+
+
+def session_in_query(head: RequestHead) -> str | None:
+    """The id of the session that the address of a POST names; None if it names none."""
+    return next((value for name, value in parse_qsl(head.query) if name in _ID_NAMES), None)
 
 
 class SseServer:
@@ -78,9 +83,7 @@ class SseServer:
         self, head: RequestHead, body: bytes, *, principal: str | None, now: float
     ) -> Reply | Deliver:
         """Decide about a message."""
-        session_id = next(
-            (value for name, value in parse_qsl(head.query) if name in _ID_NAMES), None
-        )
+        session_id = session_in_query(head)
         if session_id is None:
             return error_reply(400, -32600, "the address names no session")
         record = self._sessions.find(session_id, principal, kind="sse", now=now)

@@ -1,0 +1,323 @@
+"""The supervisor of ``serve --workers``: opens the sockets, keeps so many workers alive.
+
+Called by `serve`. It accepts no connection and speaks no protocol, so there is little that
+could end it.
+
+Theory of operation:
+
+* The listening sockets are opened once, here, and inherited by all workers (why: see
+  `transports.worker_seat`). They stay open while workers come and go, so clients that come
+  when there is none wait in the backlog.
+* The first worker is started alone: what is wrong with the configuration is told once.
+* Each place for a worker has at most one that counts. A task waits for the end of each
+  worker; if that still has its place then it was not meant to end, and after a delay (see
+  `worker_restarts`) another one gets the place. Those that cannot live are tried again and
+  again, ever more slowly, as long as any other serves; where none is left and one place has
+  failed so many times in a row, the supervisor gives up.
+* SIGHUP replaces one worker after the other: the new one is ready before the old one is
+  told to end, which may then take as long as its clients need. If a new one cannot start,
+  those that are there stay. Whoever fills a place holds its lock.
+* SIGINT and SIGTERM first cancel all of that, then end the workers; a second one cuts this
+  short. However this ends, no worker, socket file or directory is left. If the supervisor is
+  killed its workers notice that and end; then only the file of a Unix socket stays, which the
+  next server replaces.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+import trio
+
+from ..endpoints import Endpoint, TcpEndpoint, UnixEndpoint
+from ..errors import ConfigurationError, TransportError
+from ..transports.http_settings import check_listening, tcp_options
+from ..transports.tcp import host_and_port, open_listeners
+from ..transports.unix import open_listener
+from ..web_endpoints import WebEndpoint
+from .running import ExitStatus, Shutdown
+from .terminal import tell
+from .worker_process import Listening, Orders, Worker, WorkerFailed, start_worker
+from .worker_restarts import Restarts
+
+__all__ = ["Supervisor", "check_workers"]
+
+#: So many failures of one place in a row, with no worker left, are the end.
+_GIVE_UP_AFTER = 8
+#: On top of the seconds that workers may take by themselves.
+_PATIENCE_SECONDS = 10.0
+#: For workers that were told to abort.
+_ABORT_SECONDS = 5.0
+
+
+def check_workers(count: int, endpoints: Sequence[Endpoint]) -> None:
+    """Refuse what several processes cannot serve together.
+
+    Raises:
+        ConfigurationError: The number makes no sense, the platform cannot do it, or an
+            endpoint is for one process alone.
+    """
+    if not 1 <= count <= 1000:
+        raise ConfigurationError(f"--workers must be 1 to 1000, not {count}")
+    if sys.platform == "win32":
+        raise ConfigurationError("--workers: Windows cannot hand listening sockets on")
+    for endpoint in endpoints:
+        if not isinstance(endpoint, TcpEndpoint | UnixEndpoint | WebEndpoint):
+            raise ConfigurationError(
+                f"--workers: {endpoint.label} cannot be served by several processes;"
+                " tcp, tls, unix, http(s) and ws(s) can"
+            )
+
+
+class _Opened:
+    """The sockets of one endpoint, and what removes their file."""
+
+    def __init__(
+        self, sockets: list[socket.socket], listening: Listening, remove: Callable[[], None] | None
+    ) -> None:
+        self.listening = listening
+        self._sockets = sockets
+        self._remove = remove
+
+    def close(self) -> None:
+        """Stop listening here; workers that have the sockets still do."""
+        remove, self._remove = self._remove, None
+        try:
+            if remove is not None:
+                remove()
+        finally:
+            for sock in self._sockets:
+                sock.close()
+
+
+async def _open(endpoint: Endpoint) -> _Opened:
+    """Listen as the transports do, but for all workers."""
+    if isinstance(endpoint, UnixEndpoint):
+        sock, _, remove = await open_listener(endpoint, None)
+        return _Opened([sock], _listening(None, endpoint.path, [sock]), remove)
+    if isinstance(endpoint, WebEndpoint):
+        check_listening(endpoint)
+        sockets = await open_listeners(tcp_options(endpoint), endpoint.label)
+    else:
+        assert isinstance(endpoint, TcpEndpoint)
+        sockets = await open_listeners(endpoint, endpoint.label)
+    port = host_and_port(sockets[0].getsockname())[1]
+    return _Opened(sockets, _listening(port, (endpoint.host, port), sockets), None)
+
+
+def _listening(
+    port: int | None, key: tuple[str, int] | str, sockets: Sequence[socket.socket]
+) -> Listening:
+    return Listening(port=port, key=key, descriptors=[sock.fileno() for sock in sockets])
+
+
+class _Place:
+    """Room for one worker.
+
+    Attributes:
+        worker: Who has it; None if its worker died and the next one is not ready yet.
+        lock: Of whoever is filling it.
+        restarts: How its workers have ended.
+    """
+
+    def __init__(self) -> None:
+        self.worker: Worker | None = None
+        self.lock = trio.Lock()
+        self.restarts = Restarts(random.uniform)
+
+
+class Supervisor:
+    """Keeps workers alive.
+
+    Args:
+        command: What starts one; see `worker_command`.
+        endpoints: Where they listen: those of the same command line, in order.
+        count: How many.
+        patience: Seconds that a worker may take to end in good order.
+    """
+
+    def __init__(
+        self, command: Sequence[str], endpoints: Sequence[Endpoint], count: int, patience: float
+    ) -> None:
+        self._command = command
+        self._endpoints = endpoints
+        self._patience = patience + _PATIENCE_SECONDS
+        self._places = [_Place() for _ in range(count)]
+        self._opened: list[_Opened] = []
+        self._living: set[Worker] = set()
+        self._numbers = 0
+        self._state_key = secrets.token_bytes(32)
+        self._directory = ""
+        self._failure: Exception | None = None
+        self._nursery: trio.Nursery
+
+    async def run(self, shutdown: Shutdown) -> int:
+        """Start the workers and keep them, until the shutdown; returns the exit status.
+
+        Raises:
+            ConnectFailed: An endpoint cannot be listened at.
+            TransportError: The workers die as soon as they live.
+        """
+        # What a receiver has not read when it closes is raised again.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        try:
+            with trio.open_signal_receiver(signal.SIGHUP) as hangups:
+                with shutdown.cancelling():
+                    self._directory = tempfile.mkdtemp(prefix="trio-mcp-")
+                    for endpoint in self._endpoints:
+                        self._opened.append(await _open(endpoint))
+                    async with trio.open_nursery() as self._nursery:
+                        await self._start_all()
+                        async for _ in hangups:
+                            await self._reload()
+                await self._end_all()
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._abort_all()
+            self._close()
+        if isinstance(self._failure, WorkerFailed):
+            tell(str(self._failure))
+            return ExitStatus.USAGE if self._failure.status == 2 else ExitStatus.FAILED
+        if self._failure is not None:
+            raise self._failure
+        return ExitStatus.OK
+
+    def _close(self) -> None:
+        for opened in self._opened:
+            opened.close()
+        if self._directory:
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+    # -- to life ------------------------------------------------------------------------
+
+    async def _start_all(self) -> None:
+        await self._fill_first(self._places[0])
+        async with trio.open_nursery() as nursery:
+            for place in self._places[1:]:
+                nursery.start_soon(self._fill_first, place)
+        first = self._places[0].worker
+        for endpoint in [] if first is None else first.endpoints:
+            tell(f"listening on {endpoint}")
+
+    async def _fill_first(self, place: _Place) -> None:
+        try:
+            async with place.lock:
+                await self._fill(place)
+        except (WorkerFailed, OSError) as error:
+            self._fail(error)
+            await trio.lowlevel.checkpoint()
+
+    async def _fill(self, place: _Place) -> None:
+        """Start a worker for a place; the caller has its lock."""
+        self._numbers += 1
+        orders = Orders(
+            number=self._numbers,
+            directory=self._directory,
+            state_key=self._state_key,
+            listening=[opened.listening for opened in self._opened],
+        )
+        place.worker = worker = await start_worker(self._command, orders)
+        self._living.add(worker)
+        self._nursery.start_soon(self._watch, place, worker)
+
+    async def _watch(self, place: _Place, worker: Worker) -> None:
+        status = await worker.wait()
+        self._forget(worker)
+        if place.worker is not worker:
+            return  # it was replaced
+        place.worker = None
+        tell(f"worker {worker.number} has ended unexpectedly ({_how(status)})")
+        await self._revive(place, trio.current_time() - worker.ready_at)
+
+    async def _revive(self, place: _Place, lived: float) -> None:
+        while True:
+            delay = place.restarts.ended(lived)
+            in_a_row = place.restarts.in_a_row
+            if in_a_row >= _GIVE_UP_AFTER and not any(each.worker for each in self._places):
+                self._fail(TransportError(f"workers have ended {in_a_row} times in a row"))
+                return
+            if in_a_row > 1:
+                tell(f"workers keep ending: {in_a_row} in a row; the next one in {delay:.1f} s")
+            await trio.sleep(delay)
+            async with place.lock:
+                if place.worker is not None:
+                    return  # a reload was faster
+                try:
+                    await self._fill(place)
+                except (WorkerFailed, OSError) as error:
+                    tell(str(error))
+                    lived = 0.0
+                else:
+                    return
+
+    def _fail(self, error: Exception) -> None:
+        """Come to an end because of an error."""
+        if self._failure is None:
+            self._failure = error
+        self._nursery.cancel_scope.cancel()
+
+    async def _reload(self) -> None:
+        tell("SIGHUP: replacing the workers")
+        for place in self._places:
+            async with place.lock:
+                old = place.worker
+                try:
+                    await self._fill(place)
+                except (WorkerFailed, OSError) as error:
+                    tell(f"SIGHUP: those before go on, as {error}")
+                    return
+            if old is not None:
+                old.end()
+        tell("SIGHUP: all workers are new")
+
+    # -- to the end ---------------------------------------------------------------------
+
+    def _forget(self, worker: Worker) -> None:
+        """A worker has ended; remove what it may have left."""
+        self._living.discard(worker)
+        with suppress(OSError), os.scandir(self._directory) as entries:
+            for entry in entries:
+                if entry.name.startswith(f"{worker.number}-"):
+                    os.unlink(entry.path)
+
+    async def _end_all(self) -> None:
+        """Let the workers end in good order, within their time."""
+        for opened in self._opened:
+            opened.close()  # or clients would wait for workers that never come
+        for worker in self._living:
+            worker.end()
+        with trio.move_on_after(self._patience):
+            await self._wait_all()
+
+    async def _abort_all(self) -> None:
+        """End those that are left."""
+        for worker in self._living:
+            worker.abort()
+        with trio.move_on_after(_ABORT_SECONDS):
+            await self._wait_all()
+        for worker in self._living:
+            worker.kill()
+        await self._wait_all()
+
+    async def _wait_all(self) -> None:
+        for worker in list(self._living):
+            await worker.wait()
+            self._forget(worker)
+
+
+def _how(status: int) -> str:
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        return signal.Signals(-status).name
+    except ValueError:
+        return f"signal {-status}"
