@@ -24,6 +24,7 @@ from trio_mcp_transport.security.admission import Doorkeeper
 from trio_mcp_transport.security.facts import ConnectionFacts
 from trio_mcp_transport.transports.http_connection import HttpConnection, HttpConnectionOptions
 from trio_mcp_transport.transports.http_service import HttpService, HttpServing
+from trio_mcp_transport.transports.session_routes import SessionRoutes
 from trio_mcp_transport.transports.websocket_settings import WebSocketServing
 
 MODERN = "2026-07-28"
@@ -228,6 +229,7 @@ async def serving(
     channel_options: ChannelOptions = CHANNEL_OPTIONS,
     websocket: WebSocketServing | None = None,
     doorkeeper: Doorkeeper | None = None,
+    routes: SessionRoutes | None = None,
 ) -> AsyncGenerator[Served, None]:
     """Run a service; at the end all clients leave, and nothing must be left but sessions."""
     events: list[ChannelEvent] = []
@@ -238,6 +240,7 @@ async def serving(
         doorkeeper=doorkeeper,
         channel_options=channel_options,
         websocket=websocket,
+        routes=routes,
         on_event=events.append,
     )
     async with trio.open_nursery() as nursery:
@@ -264,6 +267,8 @@ class Application:
         self.received: list[Message] = []
         self.ended = 0
         self.cancelled = 0
+        self.was_cancelled = trio.Event()
+        self.begun = trio.Event()
         self.release = trio.Event()
 
     async def __call__(self, channel: MessageChannel) -> None:
@@ -288,8 +293,10 @@ class Application:
                     await channel.send(Notification("notifications/message", {"n": number}))
                     await trio.sleep(1)
             elif name == "wait":
+                self.begun.set()
                 await self.release.wait()
         except trio.Cancelled:
             self.cancelled += 1
+            self.was_cancelled.set()
             raise
         await channel.send(Response(request.id, RESULT))

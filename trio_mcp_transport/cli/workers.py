@@ -168,7 +168,7 @@ class Supervisor:
             TransportError: The workers die as soon as they live.
         """
         # What a receiver has not read when it closes is raised again.
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
         try:
             with trio.open_signal_receiver(signal.SIGHUP) as hangups:
                 with shutdown.cancelling():
@@ -184,6 +184,7 @@ class Supervisor:
             with trio.CancelScope(shield=True):
                 await self._abort_all()
             self._close()
+            signal.signal(signal.SIGHUP, before)
         if isinstance(self._failure, WorkerFailed):
             tell(str(self._failure))
             return ExitStatus.USAGE if self._failure.status == 2 else ExitStatus.FAILED

@@ -73,7 +73,6 @@ _INSTANT_SECONDS = 0.02
 #: How long, and how much, a client may go on sending after the last response to it.
 _LINGER_SECONDS = 2.0
 _LINGER_BYTES = 16 * 1024 * 1024
-
 _PLAIN_TEXT = Headers([("content-type", "text/plain; charset=utf-8")])
 
 
@@ -123,9 +122,7 @@ class HttpConnection:
         self.facts = facts
         self.machine = Http1Server(options.limits)
         self._stream = stream
-        self._service = service
-        self._options = options
-        self._on_event = on_event
+        self._service, self._options, self._on_event = service, options, on_event
         self._scope = trio.CancelScope()  # around all reading; cancelled to end it
         self._pause: trio.CancelScope | None = None  # around reading on past a held request
         self._timer = deadlines.timer(self._timed)
@@ -137,11 +134,9 @@ class HttpConnection:
         self._reading_on = False  # whether a task waits for what follows the request
         self._ahead: trio.Event | None = None  # set when the other task has read on
         self._ahead_scope = trio.CancelScope()
-        self._linger = False
-        self._turned_away = turned_away
-        self._draining = turned_away
-        self._switched = False
-        self._closed = False
+        self._turned_away = self._draining = turned_away
+        self._is_fresh = True  # its first request has not come
+        self._linger = self._switched = self._closed = False
 
     # -- life ---------------------------------------------------------------------------
 
@@ -171,11 +166,19 @@ class HttpConnection:
             )
             report(self._on_event, event)
 
-    def drain(self) -> None:
-        """End after the request that is being answered; at once if there is none."""
+    def drain(self, *, spare_fresh: bool = False) -> bool:
+        """End after the request that is being answered, or at once; True if it was spared.
+
+        Args:
+            spare_fresh: Wait for the first request, if that has not come yet.
+        """
         self._draining = True
+        if spare_fresh and self._is_fresh and not self._closed:
+            return True
+        self._is_fresh = False
         if self._request is None and not self._handling:
             self._scope.cancel()
+        return False
 
     @property
     def is_idle(self) -> bool:
@@ -251,10 +254,11 @@ class HttpConnection:
 
     async def _serve(self) -> None:
         due = trio.current_time() + self._options.head_timeout
-        while not self._draining or self._turned_away:
+        while not self._draining or self._is_fresh:
             head = await self._receive_head(due)
             if head is None:
                 return
+            self._is_fresh = False
             request = self._request = _ConnectionRequest(self, head)
             if head is not self._known.head:
                 self._known = KnownHead(head)

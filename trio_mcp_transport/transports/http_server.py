@@ -48,6 +48,8 @@ __all__ = ["HttpListener", "HttpListenerOptions", "listen", "listen_with_tls"]
 
 #: Connections over the cap that are told so, at a time; more wait in the backlog.
 _TURNED_AWAY = 32
+#: In which the first request must come of clients that connected just before the end.
+_FIRST_REQUEST_SECONDS = 1.0
 
 
 async def listen(endpoint: HttpEndpoint, on_event: EventHandler | None) -> MessageListener:
@@ -165,7 +167,8 @@ class HttpListener(MessageListener):
         """Serve until the listener is closed or this is cancelled; see `serve_listener`.
 
         What is at work then goes on in the nursery, and nothing new is begun: connections
-        end with the request that they are at.
+        end with the request that they are at. Those that have only just come are let make
+        their first request, if it comes within a second: their clients could not know.
 
         Args:
             handler: Called with each channel, which is closed after it.
@@ -209,8 +212,10 @@ class HttpListener(MessageListener):
                 task_status.started(loop)
                 failure = await loop.run(service.nursery)
             finally:
-                service.stop()
-                loop.drain()
+                if loop.drain():
+                    handler_nursery.start_soon(_stop_later, service, loop)
+                else:
+                    service.stop()
         if failure is not None:
             raise failure
 
@@ -220,11 +225,22 @@ class HttpListener(MessageListener):
         await trio.lowlevel.checkpoint()
 
 
+async def _stop_later(service: HttpService, loop: _HttpAcceptLoop) -> None:
+    """Stop the service once connections that had only just come have had their request."""
+    try:
+        with trio.move_on_after(_FIRST_REQUEST_SECONDS):
+            await loop.spared_ended.wait()
+    finally:
+        service.stop()
+        loop.end()
+
+
 class _HttpAcceptLoop(AcceptLoop):
     """Accepts sockets and runs a connection on each.
 
     Attributes:
         connections: Those that are open, the oldest first.
+        spared_ended: Set once all have ended that `drain` has spared.
     """
 
     def __init__(
@@ -239,6 +255,8 @@ class _HttpAcceptLoop(AcceptLoop):
     ) -> None:
         super().__init__(endpoint, max_connections + _TURNED_AWAY, on_event)
         self.connections: dict[HttpConnection, None] = {}
+        self.spared_ended = trio.Event()
+        self._spared: set[HttpConnection | TlsStream] = set()
         self._shaking: set[TlsStream] = set()
         self._acceptor = acceptor
         self._service = service
@@ -314,6 +332,7 @@ class _HttpAcceptLoop(AcceptLoop):
             await connection.run()
         finally:
             self.connections.pop(connection, None)
+            self._no_more(connection)
             self._places.release()
 
     async def _run_after_handshake(
@@ -326,8 +345,11 @@ class _HttpAcceptLoop(AcceptLoop):
                 self._shaking.discard(stream)
             facts = msgspec.structs.replace(facts, tls=tls_facts)
             connection = self._make_connection(stream, facts, turned_away)
+            if stream in self._spared and connection.drain(spare_fresh=True):
+                self._spared.add(connection)
         except Exception as error:
             stream.close()
+            self._no_more(stream)
             self._places.release()
             if not isinstance(error, trio.ClosedResourceError):  # `drain` closed it
                 peer = facts.peer_address
@@ -336,13 +358,32 @@ class _HttpAcceptLoop(AcceptLoop):
                 )
         except BaseException:
             stream.close()
+            self._no_more(stream)
             self._places.release()
             raise
         else:
+            self._no_more(stream)
             await self._run(connection)
 
-    def drain(self) -> None:
-        """Let the connections end with what they are at."""
+    def _no_more(self, spared: HttpConnection | TlsStream) -> None:
+        self._spared.discard(spared)
+        if not self._spared:
+            self.spared_ended.set()
+
+    def drain(self) -> bool:
+        """Let the connections end with what they are at.
+
+        Returns:
+            Whether some are spared, as their first request may be under way.
+        """
+        self._spared.update(self._shaking)
+        for connection in list(self.connections):
+            if connection.drain(spare_fresh=True):
+                self._spared.add(connection)
+        return bool(self._spared)
+
+    def end(self) -> None:
+        """Let also those end that were spared."""
         for stream in list(self._shaking):
             stream.close()
         for connection in list(self.connections):
