@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -83,7 +84,7 @@ def supervisor(
 ) -> tuple[Supervisor, Factory]:
     factory = Factory(lives)
     monkeypatch.setattr(module, "start_worker", factory)
-    monkeypatch.setattr(module.random, "uniform", lambda _, high: high)
+    monkeypatch.setattr(random, "uniform", lambda _, high: high)
     return Supervisor(["none"], [TCP], count, 30.0), factory
 
 
