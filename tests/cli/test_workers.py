@@ -27,7 +27,7 @@ pytestmark = [
 ADD = ("tools/call", '{"name":"add","arguments":{"a":2,"b":40}}')
 URL = "http://127.0.0.1:0/mcp"
 SLOW = {"name": "slow", "arguments": {"seconds": 0.5, "steps": 1}}
-ENDLESS = {"name": "slow", "arguments": {"seconds": 50, "steps": 1}}
+ENDLESS = {"name": "slow", "arguments": {"seconds": 50, "steps": 500}}
 
 
 def workers_of(server: Running) -> list[int]:
