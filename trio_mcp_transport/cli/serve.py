@@ -56,6 +56,9 @@ DEFAULT_MAX_CHILDREN = 32
 #: On top of the drain: channels flush, and children are ended, in steps that are bounded
 #: by themselves and end before this.
 _CLOSING_SECONDS = 20.0
+#: What comes to a worker on connections that it had accepted just before its end is still
+#: served for so long, as its clients cannot know, and others are there to take the next ones.
+_LAST_REQUESTS_SECONDS = 1.5
 
 #: Serves one client until it ends, or until the event is set and its work is done.
 _Handler: TypeAlias = Callable[[MessageChannel, trio.Event], Awaitable[None]]
@@ -175,7 +178,13 @@ def run(arguments: argparse.Namespace) -> int:
             )
     if post is not None:
         serve = partial(
-            _serve, post.placed(endpoints), handler, drain, gateway, announce=post.announce
+            _serve,
+            post.placed(endpoints),
+            handler,
+            drain,
+            gateway,
+            announce=post.announce,
+            lingers=_LAST_REQUESTS_SECONDS,
         )
         return run_command(partial(_serve_at, post, serve))
     if workers is not None:
@@ -221,19 +230,27 @@ async def _serve(
     gateway: Gateway | None,
     shutdown: Shutdown,
     announce: _Announce = _tell_listening,
+    lingers: float = 0.0,
 ) -> int:
     if len(endpoints) == 1 and isinstance(endpoints[0], StdioEndpoint):
         # There is one client, so its failure is the command's.
         await _serve_stdio(endpoints[0], handler, shutdown)
         return ExitStatus.OK
 
+    finish = trio.Event() if lingers else shutdown.requested
+
+    async def linger() -> None:
+        await shutdown.requested.wait()
+        await trio.sleep(lingers)
+        finish.set()
+
     async def serve_one(channel: MessageChannel) -> None:
         context = channel.context
         try:
             if gateway is not None and (context.exchange or context.session is not None):
-                await gateway.serve(channel, stop=shutdown.requested, drain=drain)
+                await gateway.serve(channel, stop=finish, drain=drain)
             else:
-                await handler(channel, shutdown.requested)
+                await handler(channel, finish)
         except ChannelBroken:
             raise  # the client's, which the accept loop tells apart
         except TransportError as error:
@@ -274,6 +291,8 @@ async def _serve(
                     )
                 )
             announce(bound)
+            if lingers:
+                around.start_soon(linger)
         if gateway is not None:
             gateway.stop()
         if hangups is not None:
