@@ -130,8 +130,8 @@ class HttpConnection:
         self._known = KnownHead(None)
         self._outbox: Outbox
         self._nursery: trio.Nursery
-        self._handling = False  # whether this connection's task is in the service
-        self._reading_on = False  # whether a task waits for what follows the request
+        # Whether this connection's task is in the service, and one waits for what follows.
+        self._handling = self._reading_on = False
         self._ahead: trio.Event | None = None  # set when the other task has read on
         self._ahead_scope = trio.CancelScope()
         self._turned_away = self._draining = turned_away
@@ -167,11 +167,7 @@ class HttpConnection:
             report(self._on_event, event)
 
     def drain(self, *, spare_fresh: bool = False) -> bool:
-        """End after the request that is being answered, or at once; True if it was spared.
-
-        Args:
-            spare_fresh: Wait for the first request, if that has not come yet.
-        """
+        """End after the request at work, or at once; or, True, after the first, if not here yet."""
         self._draining = True
         if spare_fresh and self._is_fresh and not self._closed:
             return True
