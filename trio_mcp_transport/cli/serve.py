@@ -56,9 +56,10 @@ DEFAULT_MAX_CHILDREN = 32
 #: On top of the drain: channels flush, and children are ended, in steps that are bounded
 #: by themselves and end before this.
 _CLOSING_SECONDS = 20.0
-#: What comes to a worker on connections that it had accepted just before its end is still
-#: served for so long, as its clients cannot know, and others are there to take the next ones.
-_LAST_REQUESTS_SECONDS = 1.5
+#: What comes to a worker on connections that it had accepted before its end is still served for
+#: so long, as its clients cannot know, and others are there to take the next ones. Longer than
+#: what HTTP spares connections for, so that it is no channel's handler that refuses.
+_LAST_REQUESTS_SECONDS = 2.0
 
 #: Serves one client until it ends, or until the event is set and its work is done.
 _Handler: TypeAlias = Callable[[MessageChannel, trio.Event], Awaitable[None]]
@@ -238,10 +239,12 @@ async def _serve(
         return ExitStatus.OK
 
     finish = trio.Event() if lingers else shutdown.requested
+    served = trio.Event()
 
     async def linger() -> None:
         await shutdown.requested.wait()
-        await trio.sleep(lingers)
+        with trio.move_on_after(lingers):
+            await served.wait()
         finish.set()
 
     async def serve_one(channel: MessageChannel) -> None:
@@ -293,6 +296,7 @@ async def _serve(
             announce(bound)
             if lingers:
                 around.start_soon(linger)
+        served.set()
         if gateway is not None:
             gateway.stop()
         if hangups is not None:

@@ -18,6 +18,10 @@ Theory of operation:
 * Waits for a client have total deadlines, not one per read: a trickle is no progress. The
   wait for the first byte of a request, which each request ends, is timed by a
   `Timer`; the rare waits for the rest of a head or body have a scope of their own.
+* A connection that is to end while it is idle (`drain`, or after a time) looks once more at
+  what is there: a request that came just then is answered, with ``Connection: close``. So
+  none is lost that arrived before the end was sent, and all that had an answer which said so
+  know better than to send one.
 * A connection that ends before its client has sent all it wanted to (a refused body, a
   broken request) is closed for writing first and read for a while, since the operating
   system answers unread bytes with a reset, which may destroy the response on its way.
@@ -29,6 +33,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -36,7 +41,7 @@ import msgspec
 import trio
 
 from ..abc import ChannelBroken, ChannelEvent, EventHandler
-from ..errors import LocalProtocolError, RemoteProtocolError
+from ..errors import RemoteProtocolError
 from ..limits import (
     HTTP_BODY_TIMEOUT,
     HTTP_HEAD_TIMEOUT,
@@ -45,7 +50,7 @@ from ..limits import (
     ChannelOptions,
 )
 from ..reporting import lone_exception, report
-from ..sansio.headers import NO_HEADERS, Headers
+from ..sansio.headers import Headers
 from ..sansio.http1 import (
     BodyData,
     EndOfBody,
@@ -58,8 +63,9 @@ from ..sansio.http1_server import Http1Server
 from ..sansio.machine import NEED_DATA, EndOfData
 from ..security.facts import ConnectionFacts
 from .channel_state import half_closeable
+from .http_connection_request import ConnectionRequest
 from .http_dates import dated
-from .http_request import HttpRequestStream, KnownHead, RequestTaker, Switched
+from .http_request import KnownHead, RequestTaker, Switched
 from .outbox import Outbox
 from .stream_channel import SupportsClose
 
@@ -73,6 +79,8 @@ _INSTANT_SECONDS = 0.02
 #: How long, and how much, a client may go on sending after the last response to it.
 _LINGER_SECONDS = 2.0
 _LINGER_BYTES = 16 * 1024 * 1024
+#: In which a request must have its head here that came as the connection was about to end.
+_LAST_HEAD_SECONDS = 1.0
 _PLAIN_TEXT = Headers([("content-type", "text/plain; charset=utf-8")])
 
 
@@ -126,7 +134,7 @@ class HttpConnection:
         self._scope = trio.CancelScope()  # around all reading; cancelled to end it
         self._pause: trio.CancelScope | None = None  # around reading on past a held request
         self._timer = deadlines.timer(self._timed)
-        self._request: _ConnectionRequest | None = None
+        self._request: ConnectionRequest | None = None
         self._known = KnownHead(None)
         self._outbox: Outbox
         self._nursery: trio.Nursery
@@ -135,7 +143,8 @@ class HttpConnection:
         self._ahead: trio.Event | None = None  # set when the other task has read on
         self._ahead_scope = trio.CancelScope()
         self._turned_away = self._draining = turned_away
-        self._is_fresh = True  # its first request has not come
+        # Whether one more request may come though it is draining; so may a first one.
+        self._one_more = True
         self._linger = self._switched = self._closed = False
 
     # -- life ---------------------------------------------------------------------------
@@ -152,7 +161,11 @@ class HttpConnection:
                 )
                 try:
                     with self._scope:
-                        await self._serve()
+                        await self._serve(trio.current_time() + self._options.head_timeout)
+                    await self._stop_reading_ahead()
+                    if self._look_once_more():
+                        with trio.CancelScope() as self._scope:
+                            await self._serve(trio.current_time() + _LAST_HEAD_SECONDS)
                     await self._finish()
                 finally:
                     self._end()
@@ -166,15 +179,32 @@ class HttpConnection:
             )
             report(self._on_event, event)
 
-    def drain(self, *, spare_fresh: bool = False) -> bool:
-        """End after the request at work, or at once; or, True, after the first, if not here yet."""
+    def drain(self, *, spare_fresh: bool = False, spare_used: bool = False) -> bool:
+        """Come to an end: with the next answer, which says so, or while it is idle.
+
+        Whatever is spared, a request that has begun to come is answered.
+
+        Args:
+            spare_fresh: Wait for a first request, if none came yet.
+            spare_used: Wait for a request also if some came before.
+
+        Returns:
+            Whether it waits, or will when it has answered the present one. Then this is to be
+            called again, to spare it no longer.
+        """
         self._draining = True
-        if spare_fresh and self._is_fresh and not self._closed:
+        if not self._closed and (spare_used or (spare_fresh and self._one_more)):
+            self._one_more = True
             return True
-        self._is_fresh = False
+        self._one_more = False
         if self._request is None and not self._handling:
             self._scope.cancel()
         return False
+
+    @property
+    def _is_last(self) -> bool:
+        """Whether no request is to follow the one that was answered."""
+        return self.machine.must_close or (self._draining and not self._one_more)
 
     @property
     def is_idle(self) -> bool:
@@ -192,7 +222,10 @@ class HttpConnection:
         return len(self._nursery.child_tasks)
 
     def close(self) -> None:
-        """End now; a handler that runs in this connection's task may finish what it does."""
+        """End now; a handler that runs in this connection's task may finish what it does.
+
+        An idle one first answers the request that has come meanwhile, if one has.
+        """
         if not self._handling:
             self._scope.cancel()
             return
@@ -227,11 +260,35 @@ class HttpConnection:
         if request is not None:
             request.lose()
 
+    async def _stop_reading_ahead(self) -> None:
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            self._ahead_scope.cancel()
+            await ahead.wait()
+
+    def _look_once_more(self) -> bool:
+        """Whether there is something of a request, though the connection was to end idle."""
+        machine = self.machine
+        if self._closed or self._switched or self._request is not None or machine.must_close:
+            return False
+        if not machine.buffered:
+            receive_nowait: Callable[[], bytes | None] | None = getattr(
+                self._stream, "receive_nowait", None
+            )
+            if receive_nowait is None:
+                return False
+            try:
+                data = receive_nowait()
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                return False
+            if not data:
+                return False
+            machine.receive_data(data)
+        self._draining = self._one_more = True
+        return True
+
     async def _finish(self) -> None:
         """Let the client take what there is for it, then the end."""
-        if self._ahead is not None:
-            self._ahead_scope.cancel()
-            await self._ahead.wait()
         if self._closed or self._request is not None:
             return
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
@@ -248,14 +305,14 @@ class HttpConnection:
 
     # -- reading ------------------------------------------------------------------------
 
-    async def _serve(self) -> None:
-        due = trio.current_time() + self._options.head_timeout
-        while not self._draining or self._is_fresh:
+    async def _serve(self, due: float) -> None:
+        """Answer requests; `due` is when the first byte of the first one must be here."""
+        while True:
             head = await self._receive_head(due)
             if head is None:
                 return
-            self._is_fresh = False
-            request = self._request = _ConnectionRequest(self, head)
+            self._one_more = False
+            request = self._request = ConnectionRequest(self, head)
             if head is not self._known.head:
                 self._known = KnownHead(head)
             request.known = self._known
@@ -267,7 +324,7 @@ class HttpConnection:
                 await self._service.handle(request)
             finally:
                 self._handling = False
-            if self._closed or self._switched or (request.complete and self.machine.must_close):
+            if self._closed or self._switched or (request.complete and self._is_last):
                 return
             if self._ahead is not None:
                 if request.complete:
@@ -276,7 +333,7 @@ class HttpConnection:
                 self._ahead = None
             elif not request.complete and not await self._read_on(request):
                 return
-            if self._closed or self.machine.must_close:
+            if self._closed or self._is_last:
                 return
             due = trio.current_time() + self._options.keep_alive_timeout
 
@@ -290,6 +347,8 @@ class HttpConnection:
                 self._timer.set(due)
                 if not await self._read():
                     return None
+                if self._scope.cancel_called:
+                    return None  # it came just as the end was decided: `run` sees to it
                 self._timer.due = math.inf
                 event = machine.next_event()
                 if event is NEED_DATA:
@@ -358,7 +417,7 @@ class HttpConnection:
         self.machine.receive_eof()
         return False
 
-    async def _read_ahead(self, request: _ConnectionRequest, done: trio.Event) -> None:
+    async def _read_ahead(self, request: ConnectionRequest, done: trio.Event) -> None:
         """Read on, while the connection's own task is in the service."""
         try:
             with self._ahead_scope:
@@ -368,7 +427,7 @@ class HttpConnection:
         finally:
             done.set()
 
-    async def _read_on(self, request: _ConnectionRequest) -> bool:
+    async def _read_on(self, request: ConnectionRequest) -> bool:
         """Read until the response is complete; False if the client goes away before."""
         machine = self.machine
         while not request.complete:
@@ -466,15 +525,17 @@ class HttpConnection:
         assert request is not None
         request.complete = True
         machine = self.machine
-        if machine.must_close or self._draining:
+        if machine.must_close:
             self._linger = not request.body_complete
+        else:
+            machine.start_next_cycle()
+        if self._is_last:
             if not self._handling:
                 if self._outbox.is_idle:
                     self._scope.cancel()
                 else:
                     self._nursery.start_soon(self._cancel_when_flushed)
             return
-        machine.start_next_cycle()
         if self._pause is not None:
             # The next request is here: this is no idle connection, though until its task has
             # woken up it looks like one.
@@ -493,75 +554,6 @@ class HttpConnection:
         head = ResponseHead(status, _PLAIN_TEXT)
         self._linger = True
         self.put(self.machine.send_response(head, body))
-
-
-class _ConnectionRequest(HttpRequestStream):
-    """One request of a connection."""
-
-    def __init__(self, connection: HttpConnection, head: RequestHead) -> None:
-        self._connection = connection
-        self.head = head
-        self.facts = connection.facts
-        self.on_gone = None
-        self.may_wait = True
-        self.complete = False
-        self.body_complete = False
-        self._gone = False
-
-    async def read_body(self, max_bytes: int) -> bytes:
-        """The whole body. See `HttpRequestStream.read_body`."""
-        body = await self._connection.read_body(max_bytes)
-        self.body_complete = True
-        return body
-
-    def write(self, *events: ResponseEvent) -> None:
-        """Hand over parts of the response. See `HttpRequestStream.write`."""
-        if not self._gone:
-            if self.complete:
-                raise LocalProtocolError("the response is complete")
-            self._connection.write(events)
-
-    def respond(self, head: ResponseHead, body: bytes) -> None:
-        """Hand over a whole response. See `HttpRequestStream.respond`."""
-        if not self._gone:
-            if self.complete:
-                raise LocalProtocolError("the response is complete")
-            self._connection.respond(head, body)
-
-    @property
-    def held(self) -> int:
-        """Bytes that are not yet taken by the operating system."""
-        return 0 if self._gone else self._connection.held
-
-    async def flush(self) -> None:
-        """Wait until nothing is held, or the client is gone."""
-        if self._gone:
-            await trio.lowlevel.checkpoint()
-        else:
-            await self._connection.flush()
-
-    async def switch_protocol(self, protocol: str, headers: Headers = NO_HEADERS) -> Switched:
-        """Hand the connection over. See `HttpRequestStream.switch_protocol`."""
-        if self._gone:
-            await trio.lowlevel.checkpoint()
-            raise trio.BrokenResourceError("the client went away")
-        return await self._connection.switch_protocol(protocol, headers)
-
-    def abort(self) -> None:
-        """Break the response off."""
-        if not self.complete:
-            self._connection.close()
-
-    @property
-    def gone(self) -> bool:
-        """Whether the client went away before the response was complete."""
-        return self._gone
-
-    def lose(self) -> None:
-        """The connection ended in the middle; called by it."""
-        self._gone = True
-        if self.on_gone is not None:
-            self.on_gone()
 
 
 def _timed_out(text: str) -> RemoteProtocolError:

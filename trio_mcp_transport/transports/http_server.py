@@ -48,8 +48,10 @@ __all__ = ["HttpListener", "HttpListenerOptions", "listen", "listen_with_tls"]
 
 #: Connections over the cap that are told so, at a time; more wait in the backlog.
 _TURNED_AWAY = 32
-#: In which the first request must come of clients that connected just before the end.
-_FIRST_REQUEST_SECONDS = 1.0
+#: In which a last request must come on connections that are spared at the end.
+_LAST_REQUEST_SECONDS = 1.0
+#: In which those are begun that came at the end of that time.
+_LAST_LOOK_SECONDS = 0.25
 
 
 async def listen(endpoint: HttpEndpoint, on_event: EventHandler | None) -> MessageListener:
@@ -168,7 +170,9 @@ class HttpListener(MessageListener):
 
         What is at work then goes on in the nursery, and nothing new is begun: connections
         end with the request that they are at. Those that have only just come are let make
-        their first request, if it comes within a second: their clients could not know.
+        their first request, if it comes within a second: their clients could not know. In a
+        worker (`worker_seat`), whose place another one takes, all of them are let make one
+        more request in that time; its answer says that it is the last one.
 
         Args:
             handler: Called with each channel, which is closed after it.
@@ -205,6 +209,7 @@ class HttpListener(MessageListener):
             self._tls,
             max_connections,
             on_event,
+            spares_used=seat is not None,
         )
         async with self:
             await handler_nursery.start(service.run)
@@ -226,13 +231,16 @@ class HttpListener(MessageListener):
 
 
 async def _stop_later(service: HttpService, loop: _HttpAcceptLoop) -> None:
-    """Stop the service once connections that had only just come have had their request."""
+    """Stop the service once connections that were spared have had their last request."""
     try:
-        with trio.move_on_after(_FIRST_REQUEST_SECONDS):
+        with trio.move_on_after(_LAST_REQUEST_SECONDS):
+            await loop.spared_ended.wait()
+        loop.end()
+        with trio.move_on_after(_LAST_LOOK_SECONDS):
             await loop.spared_ended.wait()
     finally:
-        service.stop()
         loop.end()
+        service.stop()
 
 
 class _HttpAcceptLoop(AcceptLoop):
@@ -252,6 +260,8 @@ class _HttpAcceptLoop(AcceptLoop):
         tls: TlsServer | None,
         max_connections: int,
         on_event: EventHandler | None,
+        *,
+        spares_used: bool,
     ) -> None:
         super().__init__(endpoint, max_connections + _TURNED_AWAY, on_event)
         self.connections: dict[HttpConnection, None] = {}
@@ -263,6 +273,7 @@ class _HttpAcceptLoop(AcceptLoop):
         self._options = options
         self._tls = tls
         self._max_connections = max_connections
+        self._spares_used = spares_used
 
     async def accept_one(self, nursery: trio.Nursery) -> Exception | None:
         """Accept a socket and start its connection; see `AcceptLoop.accept_one`."""
@@ -366,19 +377,20 @@ class _HttpAcceptLoop(AcceptLoop):
             await self._run(connection)
 
     def _no_more(self, spared: HttpConnection | TlsStream) -> None:
-        self._spared.discard(spared)
-        if not self._spared:
-            self.spared_ended.set()
+        if spared in self._spared:
+            self._spared.discard(spared)
+            if not self._spared:
+                self.spared_ended.set()
 
     def drain(self) -> bool:
         """Let the connections end with what they are at.
 
         Returns:
-            Whether some are spared, as their first request may be under way.
+            Whether some are spared, as a request may be under way.
         """
         self._spared.update(self._shaking)
         for connection in list(self.connections):
-            if connection.drain(spare_fresh=True):
+            if connection.drain(spare_fresh=True, spare_used=self._spares_used):
                 self._spared.add(connection)
         return bool(self._spared)
 
