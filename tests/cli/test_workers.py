@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import re
 import signal
 import socket
 import sys
 import tempfile
+import threading
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import msgspec
 import pytest
 import trio
 from cli_process import Running, run_cli, running, wait_gone
-from plain_http import LegacyClient, modern
+from plain_http import BOTH, LegacyClient, modern, modern_headers, modern_params
 
 pytestmark = [
     pytest.mark.cli,
@@ -152,6 +155,64 @@ async def test_a_hangup_replaces_all_and_what_has_begun_is_finished() -> None:
         assert not set(before) & set(workers_of(server))
         assert len(workers_of(server)) == 2
         assert await sum_at(url) == "42"
+
+
+def kept_alive(url: str, over: threading.Event) -> int:
+    """Requests by the standard library's client, which uses a connection for as long as it may."""
+    parts = urlsplit(url)
+    assert parts.hostname
+    params = modern_params()
+    headers = {
+        name: value for name, value in modern_headers("tools/list", params).items() if value
+    } | {"Accept": BOTH, "Content-Type": "application/json"}
+    request = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": params}
+    body = msgspec.json.encode(request)
+    client = http.client.HTTPConnection(parts.hostname, parts.port, timeout=30)
+    count = 0
+    with closing(client):
+        while not over.is_set():
+            client.request("POST", parts.path, body, headers)
+            answer = client.getresponse()
+            assert b'"result"' in answer.read(), answer.status
+            count += 1
+    return count
+
+
+async def test_no_request_fails_while_workers_are_replaced() -> None:
+    over = threading.Event()
+    counts: list[int] = []
+    reloads = 0
+
+    async def keep_alive(url: str) -> None:
+        counts.append(await trio.to_thread.run_sync(kept_alive, url, over))
+
+    async def connect_anew(url: str) -> None:
+        count = 0
+        while not over.is_set():
+            async with modern(url, "tools/list") as answer:
+                assert answer.status == 200
+                assert "result" in await answer.json()
+            count += 1
+        counts.append(count)
+
+    async with workers("--listen", URL) as server:
+        url = await server.wait_listening("http")
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(keep_alive, url)
+                nursery.start_soon(connect_anew, url)
+            try:
+                for _ in range(2):
+                    before = workers_of(server)
+                    server.signal(signal.SIGHUP)
+                    reloads += 1
+                    await server.wait_err(rf"(?s)(all workers are new.*){{{reloads}}}")
+                    for pid in before:
+                        await wait_gone(pid)
+            finally:
+                over.set()
+        assert len(counts) == 6
+        assert min(counts) > 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

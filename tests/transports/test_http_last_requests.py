@@ -245,7 +245,12 @@ class DrainedAsItReads(SocketStream):
 async def test_what_was_read_as_the_end_was_decided_is_answered() -> None:
     client, server = socket.socketpair()
     stream = DrainedAsItReads(server)
-    async with open_wire(streams=(SocketStream(client), stream)) as wire:
+
+    async def service(request: HttpRequestStream) -> None:
+        await trio.lowlevel.checkpoint()  # where it could be cancelled
+        await echo(request)
+
+    async with open_wire(service, streams=(SocketStream(client), stream)) as wire:
         await used(wire)
         stream.wire = wire
         await wire.send(POST)
