@@ -40,7 +40,6 @@ import trio
 
 from ..endpoints import Endpoint, TcpEndpoint, UnixEndpoint
 from ..errors import ConfigurationError, TransportError
-from ..transports.http_settings import check_listening, tcp_options
 from ..transports.tcp import host_and_port, open_listeners
 from ..transports.unix import open_listener
 from ..web_endpoints import WebEndpoint
@@ -105,6 +104,9 @@ async def _open(endpoint: Endpoint) -> _Opened:
         sock, _, remove = await open_listener(endpoint, None)
         return _Opened([sock], _listening(None, endpoint.path, [sock]), remove)
     if isinstance(endpoint, WebEndpoint):
+        # Here, since it loads all of HTTP and WebSocket, and each command loads this module.
+        from ..transports.http_settings import check_listening, tcp_options
+
         check_listening(endpoint)
         sockets = await open_listeners(tcp_options(endpoint), endpoint.label)
     else:
