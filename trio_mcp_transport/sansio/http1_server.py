@@ -301,8 +301,8 @@ class Http1Server:
         """The quick way for the common case: `accept_body`, and the body if all of it is here.
 
         Returns:
-            The body, after which there is no event of it; or None, and nothing was done: go
-            on with `accept_body`.
+            The body, after which there is no event of it. None if not all of it is here; then
+            nothing was done, go on with `accept_body`.
 
         Raises:
             LocalProtocolError: As `accept_body`.
