@@ -174,6 +174,100 @@ async def test_an_answer_that_nobody_has_seen_is_none_after_abandoning() -> None
         assert pool.statistics() == NONE
 
 
+async def test_what_was_abandoned_before_the_wait_says_so() -> None:
+    async with pool_of(answer_one) as (pool, _):
+        await ask(pool)
+        begun = begin(pool)
+        begun.abandon()
+        with pytest.raises(trio.ClosedResourceError, match="abandoned"):
+            await begun.wait_head()
+
+
+class InHand(SocketStream):
+    """Can have in hand what it read, for some steps before it returns it."""
+
+    def __init__(self, stream: SocketStream) -> None:
+        super().__init__(stream.socket)
+        self.has_it = trio.Event()
+        self.give_it = trio.Event()
+        self.give_it.set()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        data = await super().receive_some(max_bytes)
+        self.has_it.set()
+        with trio.CancelScope(shield=True):
+            await self.give_it.wait()
+        return data
+
+    def hold(self) -> None:
+        """Do so with what comes next."""
+        self.has_it, self.give_it = trio.Event(), trio.Event()
+
+
+@asynccontextmanager
+async def pool_in_hand(handler: Handler) -> AsyncGenerator[tuple[HttpPool, list[InHand]], None]:
+    streams: list[InHand] = []
+
+    async with pool_of(handler) as (_, servers):
+
+        async def open_stream(host: str, port: int) -> SocketStream:
+            streams.append(InHand(await servers.open(host, port)))
+            return streams[-1]
+
+        async with HttpPool(open_stream=open_stream) as pool:
+            yield pool, streams
+
+
+@pytest.mark.parametrize("answer", [OK, CHUNKED])
+async def test_abandoned_with_the_answer_in_hand_it_gives_no_connection_back(
+    answer: bytes,
+) -> None:
+    async def handler(server: SocketStream) -> None:
+        for piece in (OK, answer):
+            await read_request(server)
+            await server.send_all(piece)
+        await trio.sleep_forever()
+
+    async with pool_in_hand(handler) as (pool, streams):
+        await ask(pool)
+        streams[0].hold()
+        begun = begin(pool)
+
+        async def wait() -> None:
+            with pytest.raises(trio.ClosedResourceError, match="abandoned"):
+                await begun.wait_head()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await streams[0].has_it.wait()
+            begun.abandon()
+            streams[0].give_it.set()
+        assert not begun.has_head
+        assert pool.statistics() == NONE
+
+
+async def test_leaving_while_a_task_has_the_rest_in_hand_is_no_end_of_the_body() -> None:
+    async def handler(server: SocketStream) -> None:
+        await read_request(server)
+        await server.send_all(CHUNKED + b"2\r\nhi\r\n")
+        await trio.testing.wait_all_tasks_blocked()
+        await server.send_all(b"2\r\nhi\r\n")
+        await trio.sleep_forever()
+
+    async with pool_in_hand(handler) as (pool, streams), trio.open_nursery() as nursery:
+        async with pool.request("POST", URL) as response:
+            assert await response.receive_some() == b"hi"
+            streams[0].hold()
+
+            @nursery.start_soon
+            async def read_on() -> None:
+                with pytest.raises(trio.ClosedResourceError):
+                    await response.receive_some()
+
+            await streams[0].has_it.wait()
+        streams[0].give_it.set()
+
+
 async def test_abandoning_after_the_end_takes_nothing_from_others() -> None:
     async with pool_of(answer_all) as (pool, _):
         await ask(pool)

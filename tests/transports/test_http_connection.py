@@ -83,6 +83,19 @@ async def test_a_connection_with_its_next_request_here_is_never_taken_for_an_idl
         held.answer()
 
 
+async def test_a_pipelined_request_may_take_its_time_though_the_one_before_was_quick(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_wire() as wire:
+        second = post(b"2" * 100)
+        await wire.send(post(b"1") + second[:-50])
+        assert (await wire.responses.whole())[2] == b"1"
+        await trio.sleep(1)  # an instant is over: the body is read by one task all the same
+        await wire.send(second[-50:])
+        assert (await wire.responses.whole())[2] == b"2" * 100
+        assert not wire.events
+
+
 async def test_a_pipelined_request_waits_though_half_of_it_came_early() -> None:
     held = Held()
     async with open_wire(held) as wire:

@@ -362,6 +362,8 @@ class HttpConnection:
                             machine.next_event()  # so that it knows there will be no more
                         self._refuse(408, "the head of the request did not come in time")
                         return None
+            else:
+                self._timer.due = math.inf  # that of the request before may run still
         except RemoteProtocolError as error:
             self._refuse(error.status or 400, str(error))
             return None

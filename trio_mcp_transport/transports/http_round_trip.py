@@ -32,6 +32,8 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 #: Times that a request is sent again because a kept connection was dead.
 MAX_REPEATS = 3
 
+_ABANDONED = "this request was abandoned"
+
 # RFC 2068, section 19.7.1.1; Node.js and Apache send it.
 _KEEP_ALIVE = re.compile(r"\btimeout=([0-9]{1,9})\b")
 
@@ -223,7 +225,8 @@ class RoundTrip(BegunRequest):
     async def wait_head(self) -> None:
         """Wait for the head of the response; see `BegunRequest.wait_head`."""
         connection = self._connection
-        assert connection is not None
+        if connection is None:
+            raise trio.ClosedResourceError(_ABANDONED)
         try:
             if self._head_timeout == math.inf:
                 if self._rest:
@@ -296,6 +299,8 @@ class RoundTrip(BegunRequest):
                 data = await receive_some()
             except trio.BrokenResourceError as error:
                 raise _lost(error) from error
+            if self._connection is not connection:  # while this task was about to run
+                raise trio.ClosedResourceError(_ABANDONED)
             if not data:
                 raise ConnectionLost("the server closed the connection before its response")
             self._received = True
@@ -381,6 +386,7 @@ class RoundTrip(BegunRequest):
                 self._fault = _lost(error)
                 self._discard()
                 raise self._fault from error
+            self._check_not_left()
             if data:
                 connection.machine.receive_data(data)
             else:
