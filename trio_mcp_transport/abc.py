@@ -369,7 +369,9 @@ class MessageChannel(trio.abc.Channel[Message]):
         """Wait for one message and return it. A checkpoint; cancelling loses nothing.
 
         Raises:
-            trio.EndOfChannel: The peer will send no more; sending still works.
+            trio.EndOfChannel: The peer will send no more; sending still works. On an exchange
+                (`ChannelContext.exchange`) it may be told once without giving other tasks a
+                turn, though a cancellation is noticed.
             ChannelBroken: The channel failed, after all that came before was delivered.
             trio.ClosedResourceError: This side closed the channel.
             trio.BusyResourceError: Another task is receiving.

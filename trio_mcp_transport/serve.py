@@ -226,7 +226,7 @@ class PeerHandler:
     async def serve(self, channel: MessageChannel) -> None:
         """Run a peer on a channel."""
         peer = self._make(channel)
-        if self._ending:
+        if self._ending and not channel.context.exchange:  # that is to be answered
             peer.end_soon()
         self._peers.add(peer)
         try:

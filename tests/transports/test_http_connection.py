@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
@@ -9,13 +10,15 @@ from email.utils import parsedate_to_datetime
 import pytest
 import trio
 from http_wire import Responses, echo, open_wire, post
-from trio.testing import MockClock, wait_all_tasks_blocked
+from trio.testing import MockClock, lockstep_stream_pair, wait_all_tasks_blocked
 
+from trio_mcp_transport.limits import ChannelOptions
 from trio_mcp_transport.sansio.headers import Headers
 from trio_mcp_transport.sansio.http1 import BodyData, EndOfBody, Http1Limits, ResponseHead
 from trio_mcp_transport.sansio.mcp_http.replies import JSON_HEADERS, Reply
 from trio_mcp_transport.transports.http_connection import HttpConnectionOptions
 from trio_mcp_transport.transports.http_request import HttpRequestStream, write_reply
+from trio_mcp_transport.transports.socket_stream import SocketStream
 
 STREAM_HEAD = ResponseHead(200, Headers([("content-type", "text/event-stream")]))
 
@@ -94,6 +97,71 @@ async def test_a_pipelined_request_may_take_its_time_though_the_one_before_was_q
         await wire.send(second[-50:])
         assert (await wire.responses.whole())[2] == b"2" * 100
         assert not wire.events
+
+
+async def test_a_head_that_began_behind_a_request_has_the_time_of_a_head(
+    autojump_clock: MockClock,
+) -> None:
+    options = HttpConnectionOptions(head_timeout=5, keep_alive_timeout=100)
+    async with open_wire(options=options) as wire:
+        await wire.send(post(b"1") + post(b"2")[:10])
+        assert (await wire.responses.whole())[0] == 200
+        assert (await wire.responses.whole())[0] == 408
+        assert trio.current_time() == pytest.approx(5)
+
+
+async def test_a_head_that_begins_late_has_its_whole_time(autojump_clock: MockClock) -> None:
+    options = HttpConnectionOptions(head_timeout=5, keep_alive_timeout=10)
+    async with open_wire(options=options) as wire:
+        await wire.send(post(b"1"))
+        await wire.responses.whole()
+        await trio.sleep(9)
+        await wire.send(post(b"2")[:10])
+        await trio.sleep(4)
+        await wire.send(post(b"2")[10:])
+        assert (await wire.responses.whole())[2] == b"2"
+
+
+class DiesOnWrite(SocketStream):
+    """Breaks with the next write, as a connection does that its client has reset."""
+
+    def send_nowait(self, data: bytes | bytearray | memoryview) -> int:
+        raise trio.BrokenResourceError("reset")
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+async def test_a_connection_that_breaks_with_its_answer_is_no_fault(parts: int) -> None:
+    client, server = socket.socketpair()
+    held = Held()
+    streams = SocketStream(client), DiesOnWrite(server)
+    async with open_wire(held, streams=streams) as wire:
+        await wire.send(post(b"1"))
+        await wait_all_tasks_blocked()
+        request = held.requests[0]
+        if parts == 1:
+            held.answer()
+        else:
+            request.write(STREAM_HEAD)
+            request.write(BodyData(b"x"), EndOfBody())
+        await wire.ended.wait()
+        assert (request.gone, wire.events) == (True, [])
+
+
+async def test_who_takes_no_answers_is_read_no_more_when_they_are_too_many() -> None:
+    large = b"x" * 100_000
+    answered = []
+
+    async def answer(request: HttpRequestStream) -> None:
+        answered.append(await request.read_body(10))
+        write_reply(request, Reply(404, JSON_HEADERS, large))
+
+    client, server = lockstep_stream_pair()
+    async with open_wire(answer, streams=(client, server)) as wire, trio.open_nursery() as nursery:
+        nursery.start_soon(wire.send, post() * 100)
+        await wait_all_tasks_blocked()
+        assert len(answered) * len(large) < ChannelOptions().outbox_bytes + 2 * len(large)
+        for _ in range(100):
+            assert (await wire.responses.whole())[0] == 404
 
 
 async def test_a_pipelined_request_waits_though_half_of_it_came_early() -> None:
@@ -475,127 +543,6 @@ async def test_the_next_request_after_its_response_is_written_from_another_task(
             for number in range(5):
                 await wire.send(post(b"%d" % number))
                 assert (await wire.responses.whole())[2] == b"%d" % number
-
-
-# -- where the service stays with the request until it is answered -----------------------
-
-
-class Staying:
-    """A script that answers within `handle`, after the test has said so."""
-
-    def __init__(self, *, tail: float = 0) -> None:
-        self.requests: list[HttpRequestStream] = []
-        self.gone = self.cancelled = self.finished = 0
-        self.answers = trio.Semaphore(0)
-        self.tail = tail
-
-    async def __call__(self, request: HttpRequestStream) -> None:
-        body = await request.read_body(1000)
-        request.on_gone = self._count
-        self.requests.append(request)
-        try:
-            await self.answers.acquire()
-            write_reply(request, Reply(200, JSON_HEADERS, body))
-            await trio.sleep(self.tail)
-        except trio.Cancelled:
-            self.cancelled += 1
-            raise
-        self.finished += 1
-
-    def _count(self) -> None:
-        self.gone += 1
-
-
-async def test_a_quick_answer_needs_no_task_beside_that_of_the_connection() -> None:
-    staying = Staying()
-    async with open_wire(staying) as wire:
-        for number in (b"1", b"2", b"3"):
-            staying.answers.release()
-            await wire.send(post(number))
-            assert (await wire.responses.whole())[2] == number
-            assert wire.connection.tasks_beside == 0
-
-
-@pytest.mark.parametrize("ahead", [b"", b"POST /mcp HT", post(b"2")])
-async def test_a_client_that_goes_away_cancels_the_service_that_stays(
-    ahead: bytes, autojump_clock: MockClock
-) -> None:
-    staying = Staying()
-    async with open_wire(staying) as wire:
-        await wire.send(post(b"1"))
-        await trio.sleep(1)
-        if ahead:
-            await wire.send(ahead)
-            await trio.sleep(1)
-        await wire.client.aclose()
-        await wire.ended.wait()
-        assert (staying.gone, staying.cancelled) == (1, 1)
-        assert len(staying.requests) == 1
-
-
-@pytest.mark.parametrize("tail", [0, 5])
-@pytest.mark.parametrize("ahead", [True, False])
-async def test_requests_go_on_after_a_slow_answer_read_past_or_not(
-    ahead: bool, tail: float, autojump_clock: MockClock
-) -> None:
-    staying = Staying(tail=tail)
-    async with open_wire(staying) as wire:
-        for number in range(4):
-            await wire.send(post(b"%d" % number))
-            await trio.sleep(1)
-            if ahead:
-                await wire.send(post(b"ahead"))
-                await trio.sleep(1)
-            staying.answers.release()
-            assert (await wire.responses.whole())[2] == b"%d" % number
-            if ahead:
-                staying.answers.release()
-                assert (await wire.responses.whole())[2] == b"ahead"
-        await trio.sleep(10)
-        assert staying.cancelled == 0
-
-
-async def test_the_keep_alive_timeout_counts_after_a_slow_answer_too(
-    autojump_clock: MockClock,
-) -> None:
-    staying = Staying()
-    options = HttpConnectionOptions(keep_alive_timeout=30)
-    async with open_wire(staying, options=options) as wire:
-        await wire.send(post(b"1"))
-        await trio.sleep(100)
-        staying.answers.release()
-        await wire.responses.whole()
-        start = trio.current_time()
-        assert await wire.responses.end() == b""
-        assert trio.current_time() - start == pytest.approx(30)
-        assert staying.cancelled == 0
-
-
-async def test_the_end_that_a_client_asked_for_waits_for_the_service(
-    autojump_clock: MockClock,
-) -> None:
-    staying = Staying(tail=5)
-    async with open_wire(staying) as wire:
-        await wire.send(post(b"1", "Connection: close"))
-        await trio.sleep(1)
-        staying.answers.release()
-        assert (await wire.responses.whole())[0] == 200
-        assert await wire.responses.end() == b""
-        assert (staying.finished, staying.cancelled) == (1, 0)
-
-
-async def test_draining_waits_for_the_service_that_stays(autojump_clock: MockClock) -> None:
-    staying = Staying(tail=5)
-    async with open_wire(staying) as wire:
-        await wire.send(post(b"1"))
-        await trio.sleep(1)
-        wire.connection.drain()
-        staying.answers.release()
-        status, headers, _ = await wire.responses.whole()
-        assert (status, headers["connection"]) == (200, "close")
-        wire.connection.drain()
-        assert await wire.responses.end() == b""
-        assert (staying.finished, staying.cancelled) == (1, 0)
 
 
 async def test_every_response_has_a_date() -> None:

@@ -261,10 +261,8 @@ async def test_a_client_that_stalls_loses_its_place(sent: bytes) -> None:
             received = b""
             async for piece in stalled:
                 received += piece
-            if answers == [503]:
-                assert statuses(received) == ([408] if sent else [])
-            else:
-                assert (answers, received) == ([200], b"")
+            assert answers in ([200], [503])
+            assert statuses(received) == ([408] if sent else [])
         # The place is free again, as the check at the end sees; the server may take a moment
         # to notice that its client, which reads no more, has gone.
         while statuses(await made.answers(post(1))) == [503]:  # noqa: ASYNC110 (nothing to wait on)

@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 
 import pytest
 import trio
-from http_served import META, MODERN
+from http_served import INITIALIZE, META, MODERN, Application
+from http_served import serving as served
 from http_wire import Responses, Wire, echo, open_wire
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -32,6 +33,12 @@ ENDPOINT = "http://127.0.0.1:0/mcp"
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Connections are spared for a moment only."""
     monkeypatch.setattr(http_server, "_LAST_REQUEST_SECONDS", 0.01)
+
+
+@pytest.fixture
+def late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are spared for so long that a machine under load is no matter."""
+    monkeypatch.setattr(http_server, "_LAST_REQUEST_SECONDS", 60.0)
 
 
 @asynccontextmanager
@@ -80,7 +87,7 @@ async def refused(address: tuple[str, int]) -> None:
 
 
 @pytest.mark.parametrize("cut", [0, 20])
-async def test_a_first_request_that_is_under_way_is_answered(cut: int) -> None:
+async def test_a_first_request_that_is_under_way_is_answered(late: None, cut: int) -> None:
     stop = trio.Event()
     async with serving(stop) as address, await trio.open_tcp_stream(*address) as stream:
         request = discover(address[1])
@@ -88,8 +95,9 @@ async def test_a_first_request_that_is_under_way_is_answered(cut: int) -> None:
         stop.set()
         await refused(address)
         await stream.send_all(request[cut:])
-        status, headers, _ = await Responses(stream).whole()
+        status, headers, body = await Responses(stream).whole()
         assert (status, headers["connection"]) == (200, "close")
+        assert "result" in json.loads(body)
         assert await stream.receive_some() == b""
 
 
@@ -100,7 +108,7 @@ async def test_one_that_does_not_come_holds_nothing_up(soon: None) -> None:
         assert await stream.receive_some() == b""
 
 
-async def test_idle_connections_that_had_a_request_end_at_once() -> None:
+async def test_idle_connections_that_had_a_request_end_at_once(late: None) -> None:
     stop = trio.Event()
     async with (
         serving(stop) as address,
@@ -115,7 +123,7 @@ async def test_idle_connections_that_had_a_request_end_at_once() -> None:
         assert (await Responses(fresh).whole())[0] == 200
 
 
-async def test_that_connections_ended_before_changes_nothing_for_the_last_ones() -> None:
+async def test_that_connections_ended_before_changes_nothing_for_the_last_ones(late: None) -> None:
     stop = trio.Event()
     async with serving(stop) as address:
         async with await trio.open_tcp_stream(*address) as before:
@@ -145,7 +153,7 @@ async def test_a_request_that_comes_with_the_end_gets_an_answer() -> None:
         await stream.aclose()
 
 
-async def test_a_worker_answers_one_more_request_on_each_connection() -> None:
+async def test_a_worker_answers_one_more_request_on_each_connection(late: None) -> None:
     stop = trio.Event()
     async with (
         serving_as_a_worker(stop) as address,
@@ -227,6 +235,7 @@ async def test_one_that_does_not_go_on_is_not_waited_for(autojump_clock: MockClo
         await wire.send(POST[:20])
         await wait_all_tasks_blocked()
         wire.connection.drain()
+        assert (await wire.responses.whole())[0] == 408
         assert await wire.responses.end() == b""
 
 
@@ -271,22 +280,48 @@ async def test_a_client_that_has_reset_the_connection_is_no_failure() -> None:
         assert wire.events == []
 
 
-async def test_what_is_spared_answers_one_more() -> None:
+async def test_what_is_spared_answers_one_more(autojump_clock: MockClock) -> None:
     async with open_wire() as wire:
         await used(wire)
-        assert wire.connection.drain(spare_fresh=True, spare_used=True)
-        await wait_all_tasks_blocked()
+        assert wire.connection.drain(fresh=1, used=2)
+        await trio.sleep(1.9)
         assert not wire.ended.is_set()
         await wire.send(POST)
         await assert_last(wire)
 
 
-async def test_what_is_spared_no_longer_ends() -> None:
+@pytest.mark.parametrize("begun", [True, False])
+async def test_what_is_spared_ends_when_its_time_is_over(
+    autojump_clock: MockClock, *, begun: bool
+) -> None:
     async with open_wire() as wire:
-        await used(wire)
-        assert wire.connection.drain(spare_used=True)
-        assert not wire.connection.drain()
+        if begun:
+            await wait_all_tasks_blocked()
+        assert wire.connection.drain(fresh=1, used=2)
         assert await wire.responses.end() == b""
+        assert trio.current_time() == pytest.approx(1)
+
+
+async def test_a_head_that_began_to_come_to_what_is_spared_is_waited_for(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_wire(streams=sockets()) as wire:
+        await used(wire)
+        wire.connection.drain(used=1)
+        await wire.send(POST[:20])
+        await trio.sleep(5)
+        await wire.send(POST[20:])
+        await assert_last(wire)
+
+
+async def test_so_is_a_body(autojump_clock: MockClock) -> None:
+    async with open_wire() as wire:
+        await wire.send(POST[:-1])
+        await trio.sleep(0.5)
+        wire.connection.drain()
+        await trio.sleep(5)
+        await wire.send(POST[-1:])
+        await assert_last(wire)
 
 
 class Streaming:
@@ -319,15 +354,57 @@ async def test_a_response_that_had_begun_is_finished(
         await wire.send(POST)
         assert "connection" not in (await wire.responses.head())[1]
         await trio.sleep(1)
-        assert wire.connection.drain(spare_used=spared) is spared
+        assert wire.connection.drain(used=float(spared)) is spared
+        await trio.sleep(10)
         if stays:
             streaming.over.set()
         else:
             wire.service.requests[0].write(BodyData(b"2"), EndOfBody())
         assert [await wire.responses.chunk() for _ in range(2)] == [b"2", b""]
         if spared:  # the client was not told that this is the end
+            await trio.sleep(0.9)
             await wire.send(POST)
             await assert_last(wire)
         else:
             assert await wire.responses.end() == b""
-            assert trio.current_time() < 5
+            assert trio.current_time() < 12
+
+
+# -- the service -------------------------------------------------------------------------
+
+
+async def test_sessions_end_when_all_is_answered_and_all_else_goes_on() -> None:
+    application = Application()
+    modern = {"MCP-Protocol-Version": MODERN, "Mcp-Method": "notifications/x"}
+    async with served(application) as here:
+        held, client = here.connect(), here.connect()
+        session = await held.initialize()
+        await held.call("wait", session=session)
+        await wait_all_tasks_blocked()
+        here.service.end_sessions()
+
+        await client.call()
+        assert (await client.json())[0] == 200
+        message = {"jsonrpc": "2.0", "method": "notifications/x", "params": {"_meta": META}}
+        await client.post(message, modern)
+        assert (await client.responses.whole())[0] == 202
+        await client.call(session=session)
+        assert (await client.json())[0] == 503
+        await client.post({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": INITIALIZE})
+        assert (await client.json())[0] == 503
+
+        application.release.set()
+        assert (await held.json())[0] == 200
+        await wait_all_tasks_blocked()
+        await client.call(session=session)
+        assert (await client.json())[0] == 404
+        await client.call()
+        assert (await client.json())[0] == 200
+
+
+async def test_a_service_that_was_stopped_begins_nothing() -> None:
+    async with served(Application()) as here:
+        client = here.connect()
+        here.service.stop()
+        await client.call()
+        assert (await client.json())[0] == 503

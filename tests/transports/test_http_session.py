@@ -20,6 +20,8 @@ from trio_mcp_transport import (
 )
 from trio_mcp_transport.sansio.mcp_http.options import HttpServerOptions
 from trio_mcp_transport.sansio.mcp_http.replies import Reply
+from trio_mcp_transport.security.admission import AdmissionPolicy, Doorkeeper
+from trio_mcp_transport.security.response_headers import ResponseHeaderPolicy
 from trio_mcp_transport.stores.memory_events import MemoryEventStore
 from trio_mcp_transport.transports.http_serving import HttpServing
 
@@ -194,11 +196,13 @@ async def test_an_authenticator_that_fails_refuses_the_request(autojump_clock: M
         await trio.lowlevel.checkpoint()
         raise RuntimeError("the user directory is down")
 
-    async with serving(Application(), http=HttpServing(authenticate=fail)) as served:
+    policy = AdmissionPolicy(response_headers=ResponseHeaderPolicy.preset("production"))
+    doorkeeper = Doorkeeper(policy, authenticate=fail)
+    async with serving(Application(), doorkeeper=doorkeeper) as served:
         client = served.connect()
         await client.call()
-        status, _, body = await client.responses.whole()
-        assert status == 500
+        status, headers, body = await client.responses.whole()
+        assert (status, headers["x-content-type-options"]) == (500, "nosniff")
         assert b"directory" not in body
         assert served.names == ["request.failed"]
 

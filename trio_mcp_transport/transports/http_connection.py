@@ -18,10 +18,12 @@ Theory of operation:
 * Waits for a client have total deadlines, not one per read: a trickle is no progress. The
   wait for the first byte of a request, which each request ends, is timed by a
   `Timer`; the rare waits for the rest of a head or body have a scope of their own.
-* A connection that is to end while it is idle (`drain`, or after a time) looks once more at
-  what is there: a request that came just then is answered, with ``Connection: close``. So
-  none is lost that arrived before the end was sent, and all that had an answer which said so
-  know better than to send one.
+* A connection that is to end (`drain`) says so in the next head that it sends. Where the
+  head of the present answer has left already, or there is none, it waits for one more
+  request, for as long as it was told.
+* A connection that ends while it is idle looks once more at what is there: a request that
+  came just then is answered, with ``Connection: close``. So none is lost that arrived before
+  the end was sent, and all that had an answer which said so know better than to send one.
 * A connection that ends before its client has sent all it wanted to (a refused body, a
   broken request) is closed for writing first and read for a while, since the operating
   system answers unread bytes with a reset, which may destroy the response on its way.
@@ -79,8 +81,10 @@ _INSTANT_SECONDS = 0.02
 #: How long, and how much, a client may go on sending after the last response to it.
 _LINGER_SECONDS = 2.0
 _LINGER_BYTES = 16 * 1024 * 1024
-#: In which a request must have its head here that came as the connection was about to end.
+#: In which a request must have its head here that came as its connection was to make room.
 _LAST_HEAD_SECONDS = 1.0
+#: Of answers that the client has not taken, beyond which its next request is not looked at.
+_MAX_OWED_BYTES = ChannelOptions().outbox_bytes
 _PLAIN_TEXT = Headers([("content-type", "text/plain; charset=utf-8")])
 
 
@@ -142,9 +146,11 @@ class HttpConnection:
         self._handling = self._reading_on = False
         self._ahead: trio.Event | None = None  # set when the other task has read on
         self._ahead_scope = trio.CancelScope()
-        self._turned_away = self._draining = turned_away
-        # Whether one more request may come though it is draining; so may a first one.
-        self._one_more = True
+        self._turned_away = turned_away
+        # Once it is to end, for how many seconds it waits for one more request.
+        self._grace: float | None = None
+        self._head_timeout = options.head_timeout
+        self._fresh = True  # until its first head is here
         self._linger = self._switched = self._closed = False
 
     # -- life ---------------------------------------------------------------------------
@@ -161,11 +167,14 @@ class HttpConnection:
                 )
                 try:
                     with self._scope:
-                        await self._serve(trio.current_time() + self._options.head_timeout)
+                        patience = self._head_timeout
+                        if self._grace is not None:  # it was drained before it began
+                            patience = self._grace
+                        await self._serve(trio.current_time() + patience)
                     await self._stop_reading_ahead()
                     if self._look_once_more():
                         with trio.CancelScope() as self._scope:
-                            await self._serve(trio.current_time() + _LAST_HEAD_SECONDS)
+                            await self._serve(trio.current_time() + self._head_timeout)
                     await self._finish()
                 finally:
                     self._end()
@@ -179,32 +188,35 @@ class HttpConnection:
             )
             report(self._on_event, event)
 
-    def drain(self, *, spare_fresh: bool = False, spare_used: bool = False) -> bool:
+    def drain(self, *, fresh: float = 0.0, used: float = 0.0) -> bool:
         """Come to an end: with the next answer, which says so, or while it is idle.
 
-        Whatever is spared, a request that has begun to come is answered.
+        What has begun to come is answered, whatever time it takes within the usual limits. So
+        is one more request that comes within the time that is given here, counted from now or
+        from the end of an answer that was under way, as that could not say that it is the last.
 
         Args:
-            spare_fresh: Wait for a first request, if none came yet.
-            spare_used: Wait for a request also if some came before.
+            fresh: Seconds to wait for a first request, if none came yet.
+            used: Seconds to wait for one more, if some came before.
 
         Returns:
-            Whether it waits, or will when it has answered the present one. Then this is to be
-            called again, to spare it no longer.
+            Whether there is such a time.
         """
-        self._draining = True
-        if not self._closed and (spare_used or (spare_fresh and self._one_more)):
-            self._one_more = True
-            return True
-        self._one_more = False
-        if self._request is None and not self._handling:
-            self._scope.cancel()
-        return False
+        if self._closed:
+            return False
+        self._grace = fresh if self._fresh else used
+        if self.is_idle:
+            if self._grace <= 0:
+                self._scope.cancel()
+            else:
+                due = trio.current_time() + self._grace
+                self._timer.set(min(self._timer.due, due))
+        return self._grace > 0
 
     @property
-    def _is_last(self) -> bool:
-        """Whether no request is to follow the one that was answered."""
-        return self.machine.must_close or (self._draining and not self._one_more)
+    def _idle_seconds(self) -> float:
+        """For which it may be idle from now on."""
+        return self._options.keep_alive_timeout if self._grace is None else self._grace
 
     @property
     def is_idle(self) -> bool:
@@ -227,6 +239,7 @@ class HttpConnection:
         An idle one first answers the request that has come meanwhile, if one has.
         """
         if not self._handling:
+            self._head_timeout = min(self._head_timeout, _LAST_HEAD_SECONDS)
             self._scope.cancel()
             return
         self._end()
@@ -284,7 +297,8 @@ class HttpConnection:
             if not data:
                 return False
             machine.receive_data(data)
-        self._draining = self._one_more = True
+        if self._grace is None:
+            self._grace = 0.0
         return True
 
     async def _finish(self) -> None:
@@ -307,11 +321,12 @@ class HttpConnection:
 
     async def _serve(self, due: float) -> None:
         """Answer requests; `due` is when the first byte of the first one must be here."""
+        machine = self.machine
         while True:
             head = await self._receive_head(due)
             if head is None:
                 return
-            self._one_more = False
+            self._fresh = False
             request = self._request = ConnectionRequest(self, head)
             if head is not self._known.head:
                 self._known = KnownHead(head)
@@ -324,46 +339,46 @@ class HttpConnection:
                 await self._service.handle(request)
             finally:
                 self._handling = False
-            if self._closed or self._switched or (request.complete and self._is_last):
+            if self._closed or self._switched or (request.complete and machine.must_close):
                 return
             if self._ahead is not None:
                 if request.complete:
-                    self._timer.set(trio.current_time() + self._options.keep_alive_timeout)
+                    self._timer.set(trio.current_time() + self._idle_seconds)
                 await self._ahead.wait()
                 self._ahead = None
             elif not request.complete and not await self._read_on(request):
                 return
-            if self._closed or self._is_last:
+            if self._outbox.size > _MAX_OWED_BYTES:
+                await self.flush()
+            if self._closed or machine.must_close:
                 return
-            due = trio.current_time() + self._options.keep_alive_timeout
+            due = trio.current_time() + self._idle_seconds
 
     async def _receive_head(self, due: float) -> RequestHead | None:
         """The next request's head; None at the end. `due` is when the first byte must come."""
         machine = self.machine
         try:
             event = machine.next_event() if machine.has_input else NEED_DATA
-            if event is NEED_DATA:
-                # No byte of it is here: an idle connection.
-                self._timer.set(due)
+            if event is NEED_DATA and not machine.buffered:
+                self._timer.set(due)  # an idle connection
                 if not await self._read():
                     return None
                 if self._scope.cancel_called:
                     return None  # it came just as the end was decided: `run` sees to it
-                self._timer.due = math.inf
                 event = machine.next_event()
+            self._timer.due = math.inf  # that of the request before may have run until here
+            if event is NEED_DATA:
+                if not self._fresh:
+                    due = trio.current_time() + self._head_timeout
+                with trio.move_on_at(due):
+                    while (event := machine.next_event()) is NEED_DATA:
+                        await self._read()
                 if event is NEED_DATA:
-                    due = min(due, trio.current_time() + self._options.head_timeout)
-                    with trio.move_on_at(due):
-                        while (event := machine.next_event()) is NEED_DATA:
-                            await self._read()
-                    if event is NEED_DATA:
-                        machine.receive_eof()
-                        with suppress(RemoteProtocolError):
-                            machine.next_event()  # so that it knows there will be no more
-                        self._refuse(408, "the head of the request did not come in time")
-                        return None
-            else:
-                self._timer.due = math.inf  # that of the request before may run still
+                    machine.receive_eof()
+                    with suppress(RemoteProtocolError):
+                        machine.next_event()  # so that it knows there will be no more
+                    self._refuse(408, "the head of the request did not come in time")
+                    return None
         except RemoteProtocolError as error:
             self._refuse(error.status or 400, str(error))
             return None
@@ -517,21 +532,22 @@ class HttpConnection:
     def _own_head(self, head: ResponseHead) -> ResponseHead:
         """The head with what this connection has to say."""
         head = dated(head)
-        if self._draining:
+        if self._grace is not None or self._turned_away:
             head = ResponseHead(head.status, head.headers.with_("connection", "close"), head.reason)
         return head
 
     def _complete(self) -> None:
         """The response is whole: on to the next request, or to the end."""
         request, self._request = self._request, None
-        assert request is not None
+        if request is None:
+            return  # the connection broke with these very bytes
         request.complete = True
         machine = self.machine
         if machine.must_close:
             self._linger = not request.body_complete
         else:
             machine.start_next_cycle()
-        if self._is_last:
+        if machine.must_close:
             if not self._handling:
                 if self._outbox.is_idle:
                     self._scope.cancel()
@@ -544,7 +560,7 @@ class HttpConnection:
             self._timer.due = math.inf
             self._pause.cancel()
         elif self._reading_on and not self._handling:
-            self._timer.set(trio.current_time() + self._options.keep_alive_timeout)
+            self._timer.set(trio.current_time() + self._idle_seconds)
 
     async def _cancel_when_flushed(self) -> None:
         await self.flush()

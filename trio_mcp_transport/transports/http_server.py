@@ -50,8 +50,6 @@ __all__ = ["HttpListener", "HttpListenerOptions", "listen", "listen_with_tls"]
 _TURNED_AWAY = 32
 #: In which a last request must come on connections that are spared at the end.
 _LAST_REQUEST_SECONDS = 1.0
-#: In which those are begun that came at the end of that time.
-_LAST_LOOK_SECONDS = 0.25
 
 
 async def listen(endpoint: HttpEndpoint, on_event: EventHandler | None) -> MessageListener:
@@ -168,11 +166,12 @@ class HttpListener(MessageListener):
     ) -> None:
         """Serve until the listener is closed or this is cancelled; see `serve_listener`.
 
-        What is at work then goes on in the nursery, and nothing new is begun: connections
-        end with the request that they are at. Those that have only just come are let make
-        their first request, if it comes within a second: their clients could not know. In a
-        worker (`worker_seat`), whose place another one takes, all of them are let make one
-        more request in that time; its answer says that it is the last one.
+        What is at work then goes on in the nursery: connections end with the request that they
+        are at, or of which a byte is here. Those that have only just come are let make their
+        first request, if it comes within a second: their clients could not know. In a
+        worker (`worker_seat`), whose place another one takes, all are let make one more request
+        in that time, which counts from the end of an answer that was under way. After it
+        sessions and WebSockets end, too.
 
         Args:
             handler: Called with each channel, which is closed after it.
@@ -209,7 +208,7 @@ class HttpListener(MessageListener):
             self._tls,
             max_connections,
             on_event,
-            spares_used=seat is not None,
+            last_used=0.0 if seat is None else _LAST_REQUEST_SECONDS,
         )
         async with self:
             await handler_nursery.start(service.run)
@@ -218,9 +217,9 @@ class HttpListener(MessageListener):
                 failure = await loop.run(service.nursery)
             finally:
                 if loop.drain():
-                    handler_nursery.start_soon(_stop_later, service, loop)
+                    handler_nursery.start_soon(_end_sessions_later, service, loop)
                 else:
-                    service.stop()
+                    service.end_sessions()
         if failure is not None:
             raise failure
 
@@ -230,17 +229,14 @@ class HttpListener(MessageListener):
         await trio.lowlevel.checkpoint()
 
 
-async def _stop_later(service: HttpService, loop: _HttpAcceptLoop) -> None:
-    """Stop the service once connections that were spared have had their last request."""
+async def _end_sessions_later(service: HttpService, loop: _HttpAcceptLoop) -> None:
+    """End the sessions once connections that were spared have had their last request."""
     try:
         with trio.move_on_after(_LAST_REQUEST_SECONDS):
             await loop.spared_ended.wait()
-        loop.end()
-        with trio.move_on_after(_LAST_LOOK_SECONDS):
-            await loop.spared_ended.wait()
     finally:
-        loop.end()
-        service.stop()
+        loop.end_handshakes()
+        service.end_sessions()
 
 
 class _HttpAcceptLoop(AcceptLoop):
@@ -261,7 +257,7 @@ class _HttpAcceptLoop(AcceptLoop):
         max_connections: int,
         on_event: EventHandler | None,
         *,
-        spares_used: bool,
+        last_used: float,
     ) -> None:
         super().__init__(endpoint, max_connections + _TURNED_AWAY, on_event)
         self.connections: dict[HttpConnection, None] = {}
@@ -273,7 +269,7 @@ class _HttpAcceptLoop(AcceptLoop):
         self._options = options
         self._tls = tls
         self._max_connections = max_connections
-        self._spares_used = spares_used
+        self._last_used = last_used
 
     async def accept_one(self, nursery: trio.Nursery) -> Exception | None:
         """Accept a socket and start its connection; see `AcceptLoop.accept_one`."""
@@ -356,13 +352,13 @@ class _HttpAcceptLoop(AcceptLoop):
                 self._shaking.discard(stream)
             facts = msgspec.structs.replace(facts, tls=tls_facts)
             connection = self._make_connection(stream, facts, turned_away)
-            if stream in self._spared and connection.drain(spare_fresh=True):
-                self._spared.add(connection)
+            if stream in self._spared:
+                self._drain(connection)
         except Exception as error:
             stream.close()
             self._no_more(stream)
             self._places.release()
-            if not isinstance(error, trio.ClosedResourceError):  # `drain` closed it
+            if not isinstance(error, trio.ClosedResourceError):  # `end_handshakes`
                 peer = facts.peer_address
                 self._report_handshake(
                     join_host_port(*peer) if isinstance(peer, tuple) else peer, error
@@ -390,13 +386,14 @@ class _HttpAcceptLoop(AcceptLoop):
         """
         self._spared.update(self._shaking)
         for connection in list(self.connections):
-            if connection.drain(spare_fresh=True, spare_used=self._spares_used):
-                self._spared.add(connection)
+            self._drain(connection)
         return bool(self._spared)
 
-    def end(self) -> None:
-        """Let also those end that were spared."""
+    def _drain(self, connection: HttpConnection) -> None:
+        if connection.drain(fresh=_LAST_REQUEST_SECONDS, used=self._last_used):
+            self._spared.add(connection)
+
+    def end_handshakes(self) -> None:
+        """Close those that have not done theirs."""
         for stream in list(self._shaking):
             stream.close()
-        for connection in list(self.connections):
-            connection.drain()

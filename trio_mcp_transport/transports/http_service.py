@@ -6,12 +6,16 @@ does what they decided: answers, or makes channels and runs the handler for them
 no socket and knows no framing.
 
 Theory of operation: `HttpService.handle` is called once per request, by the task that
-read its head. It returns when the request has been dispatched, which is before it has been
-answered: the response is complete with its `EndOfBody`.
+read its head. For a modern request whose connection can spare that task (`may_wait`), nearly
+all there are, the handler runs right there, and `handle` returns when it is done. All other
+handlers run in one nursery of the service: an exchange of a session outlives its connection,
+and where an exchange is not run by its connection's task, it has a cancel scope instead.
+`handle` then returns once it is dispatched. Either way the response is complete with its
+`EndOfBody`, whoever writes it.
 
-All handlers run in one nursery of the service, since an exchange of a session outlives its
-connection; those whose connection is their life have a cancel scope for it. A session is
-taken down in one place, `HttpSessions.tear_down`, whatever ended it.
+What was found out about a head is noted in its `KnownHead`, as the same one comes again and
+again on a connection. A session is taken down in one place, `HttpSessions.tear_down`, whatever
+ended it.
 """
 
 from __future__ import annotations
@@ -138,7 +142,8 @@ class HttpService:
         self._doorkeeper = doorkeeper
         self._coding = ServerCoding(options.compression)
         self._transport = transport
-        self._stop = trio.Event()
+        self._stopped = False
+        self._ending = trio.Event()  # of sessions
         self._idle = trio.Event()
         self._websockets = None
         if websocket is not None:
@@ -176,14 +181,23 @@ class HttpService:
 
         New requests get 503. Idempotent.
         """
-        self._stop.set()
+        self._stopped = True
+        self.end_sessions()
+
+    def end_sessions(self) -> None:
+        """End sessions and WebSockets, once what is being answered is finished.
+
+        Requests of sessions get 503 from now on, all others are answered as ever; `run` ends
+        when the connections have that it was given. Idempotent.
+        """
+        self._ending.set()
         if self._websockets is not None:
             self._websockets.stop()
         if self._routes is not None:
             self._routes.stop()
 
     async def _end_sessions(self) -> None:
-        await self._stop.wait()
+        await self._ending.wait()
         while self.endpoint.exchanges:
             self._idle = trio.Event()
             await self._idle.wait()
@@ -194,7 +208,9 @@ class HttpService:
     # -- requests -----------------------------------------------------------------------
 
     async def handle(self, request: HttpRequestStream, *, handed: Admitted | None = None) -> None:
-        """See to a request; returns when that is begun. Raises nothing but `Cancelled`.
+        """See to a request; returns when it is answered, or will be by another task.
+
+        Raises nothing but `Cancelled`.
 
         To be called once for each request, before anything of its body is read.
 
@@ -212,6 +228,7 @@ class HttpService:
                 admitted = await self._doorkeeper.admit(head, request.facts)
                 if known is not None and type(admitted) is Admitted:
                     known.admitted = admitted if self._doorkeeper.is_constant else None
+            # Answers go out by the carrier, which adds headers to them.
             carrier = self._decorated(request) if handed is None else request
             if isinstance(admitted, Answered):
                 if admitted.reason:
@@ -272,7 +289,8 @@ class HttpService:
         except Exception as error:
             self._runtime.report("request.failed", f"seeing to a request failed: {error!r}", error)
             with suppress(LocalProtocolError):  # something was written already
-                write_reply(request, error_reply(500, -32603, "Internal error"))
+                carrier = self._decorated(request) if handed is None else request
+                write_reply(carrier, error_reply(500, -32603, "Internal error"))
             request.abort()
 
     def turn_away(self, request: HttpRequestStream) -> None:
@@ -294,7 +312,7 @@ class HttpService:
             # Also while stopping: it is out of the table, so nobody else would end it.
             self._sessions.tear_down(judged.session)
             write_reply(carrier, judged.reply)
-        elif self._stop.is_set():
+        elif self._ending.is_set():
             if isinstance(judged, OpenSse):
                 self.endpoint.end_session(judged.session)
             write_reply(carrier, self._stopping())
@@ -407,7 +425,7 @@ class HttpService:
     ) -> ExchangeChannel | None:
         """Make the channel of an exchange; None if nobody has to run its handler."""
         record, shared = start.session, None
-        if self._stop.is_set():
+        if self._stopped or (record is not None and self._ending.is_set()):
             self._end_exchange(start)
             write_reply(carrier, self._stopping())
             return None
@@ -451,17 +469,15 @@ class HttpService:
         try:
             if channel.scope is not None:
                 with channel.scope:
-                    await self._run_in_scope(channel)
+                    await self._run_to_end(channel)
             else:
-                await self._runtime.run_handler(channel)
-                if not channel.retire():
-                    await channel.aclose()
+                await self._run_to_end(channel)
         finally:
             channel.abort()
             self._end_exchange(start)
             channel.let_go()
 
-    async def _run_in_scope(self, channel: ExchangeChannel) -> None:
+    async def _run_to_end(self, channel: ExchangeChannel) -> None:
         await self._runtime.run_handler(channel)
         if not channel.retire():
             await channel.aclose()
@@ -510,7 +526,7 @@ class HttpService:
                     return False
             return channel.deliver(message, size)
         if record is None:
-            if self._stop.is_set() or not self.endpoint.begin_alone():
+            if self._stopped or not self.endpoint.begin_alone():
                 return False
             lone = NotificationChannel(
                 message,
