@@ -97,6 +97,6 @@ def encode_record(rows: Sequence[Row], environment: Environment) -> bytes | None
             tell(f"{row.label} is not recorded: there is no ratio to {row.held_against}")
     record = make_record(rows, environment)
     if not record.cases:
-        tell("nothing can be recorded: what was recorded before is kept")
+        tell("nothing was recorded: nothing that was measured has a ratio")
         return None
     return msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
