@@ -164,6 +164,9 @@ def test_connections_that_the_system_does_not_allow_are_told(
             ["--only", "stdio", "--connections", "16", "--payload", "300"],
             "nothing to measure is stdio and --payload 300 and --connections 16",
         ),
+        (["--only", "memory", "--grid"], "nothing to measure is memory and --grid"),
+        (["--record", "-"], "--record needs a file: only --json can go to stdout"),
+        (["--svg", "-"], "--svg needs a file: only --json can go to stdout"),
     ],
 )
 def test_what_cannot_be_measured_is_a_matter_of_usage(

@@ -10,13 +10,19 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import trio
 
 from trio_mcp_transport import ConfigurationError, features
 from trio_mcp_transport.cli import main
 from trio_mcp_transport.cli.bench import available
 from trio_mcp_transport.cli.bench.available import http_engine
 from trio_mcp_transport.cli.bench.cases import Case
-from trio_mcp_transport.cli.bench.guard import MORE_ROUNDS, watch
+from trio_mcp_transport.cli.bench.guard import (
+    MORE_ROUNDS,
+    print_comparisons,
+    tell_losses,
+    watch,
+)
 from trio_mcp_transport.cli.bench.plan import find_case, plan
 from trio_mcp_transport.cli.bench.record import (
     Record,
@@ -29,11 +35,13 @@ from trio_mcp_transport.cli.bench.record import (
     read_record,
 )
 from trio_mcp_transport.cli.bench.results import Environment, Row, make_row
+from trio_mcp_transport.cli.bench.runner import Run
 
 pytestmark = pytest.mark.bench
 
 TRIP = RecordedCase("round-trip", "tcp", 150, 1, "floor", 1.2)
 RATE = RecordedCase("one-way", "tcp", 150, 1, "floor", 0.9)
+GROWTH = Case("memory-growth", "tcp", 150, 1, "KiB")
 KEPT = Path(__file__).parents[2] / ".ci" / "speed.json"
 
 
@@ -82,6 +90,30 @@ def test_what_could_not_be_measured_is_neither_lost_nor_well() -> None:
     case = case_of(TRIP)
     found = compare(1.2, case, make_row(case, {"ours": [], "floor": [1.0]}))
     assert (found.verdict, found.is_suspicious) == ("not measured", False)
+
+
+@pytest.mark.parametrize(("ours", "floor"), [(0.0, 8.0), (0.0, 0.0), (-4.0, 8.0), (-4.0, -8.0)])
+def test_memory_that_does_not_grow_is_as_good_as_can_be(
+    ours: float, floor: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = compare(1.0, GROWTH, make_row(GROWTH, {"ours": [ours], "floor": [floor]}))
+    assert (found.verdict, found.is_suspicious, found.ratio) == ("gained", False, 0)
+    print_comparisons([found])
+    tell_losses([found])
+    captured = capsys.readouterr()
+    assert "gained" in captured.out
+    assert not captured.err
+
+
+@pytest.mark.parametrize("floor", [0.0, -8.0])
+def test_what_has_no_ratio_is_not_measured_and_told(
+    floor: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = compare(1.0, GROWTH, make_row(GROWTH, {"ours": [4.0], "floor": [floor]}))
+    assert (found.verdict, found.ratio) == ("not measured", None)
+    tell_losses([found])
+    told = "memory-growth tcp was not measured: there is no ratio to floor"
+    assert told in capsys.readouterr().err
 
 
 class Machine:
@@ -154,6 +186,10 @@ def test_a_row_without_a_ratio_is_not_kept() -> None:
     environment = Environment.describe(rounds=1, seconds=1)
     case = case_of(TRIP)
     rows = [row_of(case, 2), make_row(case, {"ours": [1.0]}), row_of(case, 0)]
+    rows += [
+        make_row(GROWTH, {"ours": [ours], "floor": [floor]})
+        for ours, floor in [(-4.0, 8.0), (4.0, -8.0), (-4.0, -8.0), (0.0, 0.0)]
+    ]
     assert len(make_record(rows, environment).cases) == 1
 
 
@@ -203,6 +239,31 @@ def test_a_case_that_nobody_can_measure_is_named(change: dict[str, object], reas
     recorded = msgspec.convert({**msgspec.to_builtins(TRIP), **change}, RecordedCase)
     with pytest.raises(ConfigurationError, match=f"^kept.json has .*{reason}"):
         cases_to_watch(record_of(recorded), "kept.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"payload_bytes": -5}, "payload_bytes must be from 102 to 1000000 bytes, not -5"),
+        ({"payload_bytes": 101}, "payload_bytes must be from 102 to 1000000 bytes, not 101"),
+        ({"payload_bytes": 10**12}, f"payload_bytes must be from .* not {10**12}"),
+        ({"connections": 0}, "connections must be from 1 to 10000, not 0"),
+        ({"connections": 20_000_000}, "connections must be from 1 to 10000, not 20000000"),
+    ],
+)
+def test_sizes_of_a_record_are_held_to_what_may_be_asked_for(
+    change: dict[str, object], reason: str
+) -> None:
+    many = RecordedCase("many-clients", "tcp", 150, 16, "floor", 1.2)
+    for one in (TRIP, many):
+        recorded = msgspec.convert({**msgspec.to_builtins(one), **change}, RecordedCase)
+        with pytest.raises(ConfigurationError, match=f"^kept.json: {reason}$"):
+            cases_to_watch(record_of(recorded), "kept.json")
+
+
+def test_what_has_neither_size_nor_connections_can_be_watched() -> None:
+    case = case_of(RecordedCase("import", "none", 0, 0, "floor", 1.2))
+    assert case.work == "import"
 
 
 def test_a_case_that_this_machine_cannot_run_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,6 +377,44 @@ def test_a_run_that_failed_leaves_the_record_as_it_was(
     only = ["--only", "unix", "--only", "round-trip", "--payload", "150"]
     assert main(["bench", "--quick", *only, "--record", str(path)]) == 1
     assert path.read_bytes() == before
+
+
+def without_ratios(monkeypatch: pytest.MonkeyPatch, *works: str) -> None:
+    """What these works take is nothing; of all others it is twice what the floor takes."""
+
+    async def measure(self: Run, cases: Sequence[Case], rounds: int) -> list[Row]:
+        await trio.lowlevel.checkpoint()
+        return [row_of(case, 0 if case.work in works else 2) for case in cases]
+
+    monkeypatch.setattr(Run, "measure", measure)
+
+
+def test_a_record_of_nothing_takes_the_place_of_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_ratios(monkeypatch, "round-trip")
+    path = tmp_path / "speed.json"
+    before = Path(keep(path, trip=1, rate=1)).read_bytes()
+    only = ["--only", "unix", "--only", "round-trip", "--payload", "150"]
+    assert main(["bench", "--quick", *only, "--record", str(path)]) == 1
+    assert path.read_bytes() == before
+    told = capsys.readouterr().err
+    assert "round-trip unix is not recorded: there is no ratio to floor" in told
+    assert "nothing was recorded" in told
+
+
+def test_what_a_record_leaves_out_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_ratios(monkeypatch, "one-way")
+    path = tmp_path / "speed.json"
+    only = ["--only", "unix", "--payload", "150"]
+    assert main(["bench", "--quick", *only, "--record", str(path)]) == 0
+    record = read_record(path.read_bytes(), "it")
+    assert [each.work for each in record.cases] == ["round-trip"]
+    told = capsys.readouterr().err
+    assert "one-way unix is not recorded: there is no ratio to floor" in told
+    assert "round-trip" not in told
 
 
 def test_what_is_held_against_nothing_is_not_recorded(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -213,6 +212,7 @@ def test_a_case_is_found_by_what_it_is() -> None:
 @pytest.fixture
 def limits(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, int]]:
     """The limits of a process that is not this one."""
+    resource = pytest.importorskip("resource", reason="this system has no such limits")
     found = {"now": (100, 1000)}
 
     def set_limits(which: int, value: tuple[int, int]) -> None:
@@ -227,6 +227,8 @@ def limits(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, int]]:
 def test_a_process_may_open_what_its_connections_need(
     limits: dict[str, tuple[int, int]],
 ) -> None:
+    import resource
+
     allow_descriptors("tcp", 16)
     assert limits["now"] == (100, 1000)
     allow_descriptors("tcp", 256)

@@ -139,6 +139,25 @@ def test_a_row_says_what_it_is_held_against_and_whether_that_is_enough() -> None
     assert row.values() == {"ours": 3, "trio-websocket": 2}
 
 
+@pytest.mark.parametrize(
+    ("release", "kept"),
+    [
+        ("6.1.4-built-for-us", "Linux 6.1.4"),
+        ("6.1.", "Linux 6.1"),
+        ("10", "Linux 10"),
+        ("2022Server", "Linux 2022"),
+        ("ours", "Linux"),
+        ("", "Linux"),
+    ],
+)
+def test_of_a_release_of_the_system_its_number_is_kept(
+    release: str, kept: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.system", lambda: "Linux")
+    monkeypatch.setattr("platform.release", lambda: release)
+    assert Environment.describe(rounds=1, seconds=1).platform == kept
+
+
 def test_results_of_before_can_still_be_read() -> None:
     row = make_row(case_of("us"), {"ours": [5], "floor": [10]})
     results = Results(Environment.describe(rounds=1, seconds=0.1), [row])

@@ -461,6 +461,70 @@ async def test_a_connection_that_dies_on_its_way_to_who_waits_is_replaced() -> N
         assert pool.statistics() == IDLE
 
 
+async def test_a_waiter_that_is_cancelled_loses_its_turn_and_nothing_else() -> None:
+    async with pool_of(max_connections=1) as (pool, servers), trio.open_nursery() as nursery:
+        nursery.start_soon(ask, pool)
+        await trio.testing.wait_all_tasks_blocked()
+        with trio.CancelScope() as scope:
+            nursery.start_soon(cancel_when_idle, scope)  # noqa: ASYNC111 (it cancels, no more)
+            await ask(pool)
+        assert scope.cancelled_caught
+        assert pool.statistics() == BUSY
+        await read_request(servers.servers[0])
+        await servers.servers[0].send_all(OK)
+        await trio.testing.wait_all_tasks_blocked()
+        assert pool.statistics() == IDLE
+
+
+async def cancel_when_idle(scope: trio.CancelScope) -> None:
+    await trio.testing.wait_all_tasks_blocked()
+    scope.cancel()
+
+
+@pytest.mark.parametrize("answer", [OK, OK.replace(b"1.1", b"1.0")])
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_waiter_that_is_cancelled_when_served_passes_it_on(
+    when: str, answer: bytes
+) -> None:
+    async with pool_of(max_connections=1) as (pool, servers), trio.open_nursery() as nursery:
+        scope = trio.CancelScope()
+        done: list[str] = []
+
+        async def first() -> None:
+            # Leaving the block serves the waiter, which in the same step is cancelled.
+            async with pool.request("POST", URL) as response:
+                assert await response.receive_some() == b"hi"
+                if when == "before":
+                    scope.cancel()
+                assert pool.statistics().waiting == (1 if when == "before" else 2)
+            assert pool.statistics().waiting < 2
+            scope.cancel()
+
+        async def second() -> None:
+            with scope:
+                await ask(pool)
+                done.append("second")
+
+        async def third() -> None:
+            await ask(pool)
+            done.append("third")
+
+        for async_fn in (first, second, third):
+            nursery.start_soon(async_fn)
+            await trio.testing.wait_all_tasks_blocked()
+        await read_request(servers.servers[0])
+        for piece in (answer[:-2], answer[-2:]):
+            await servers.servers[0].send_all(piece)
+            await trio.testing.wait_all_tasks_blocked()
+        assert scope.cancelled_caught
+        assert pool.statistics() == BUSY
+        await read_request(servers.servers[-1])
+        await servers.servers[-1].send_all(OK)
+        await trio.testing.wait_all_tasks_blocked()
+        assert done == ["third"]
+        assert pool.statistics() == IDLE
+
+
 async def test_the_same_headers_go_to_each_url_with_its_own_host() -> None:
     seen: list[bytes] = []
 

@@ -328,59 +328,6 @@ async def test_cancelled_anywhere_nothing_is_left(body: bytes, seconds: float) -
         assert number >= 4
 
 
-async def test_a_waiter_that_is_cancelled_loses_its_turn_and_nothing_else() -> None:
-    async with pool_of(max_connections=1) as (pool, servers), trio.open_nursery() as nursery:
-        nursery.start_soon(ask, pool)
-        await trio.testing.wait_all_tasks_blocked()
-        with trio.CancelScope() as scope:
-            nursery.start_soon(cancel_when_idle, scope)  # noqa: ASYNC111 (it cancels, no more)
-            await ask(pool)
-        assert scope.cancelled_caught
-        assert pool.statistics() == BUSY
-        await read_request(servers.servers[0])
-        await servers.servers[0].send_all(OK)
-        await trio.testing.wait_all_tasks_blocked()
-        assert pool.statistics() == IDLE
-
-
-async def cancel_when_idle(scope: trio.CancelScope) -> None:
-    await trio.testing.wait_all_tasks_blocked()
-    scope.cancel()
-
-
-@pytest.mark.parametrize("answer", [OK, OK.replace(b"1.1", b"1.0")])
-async def test_a_waiter_that_is_cancelled_when_served_passes_it_on(answer: bytes) -> None:
-    async with pool_of(max_connections=1) as (pool, servers), trio.open_nursery() as nursery:
-        scope = trio.CancelScope()
-        done: list[str] = []
-
-        async def first() -> None:
-            await ask(pool)
-            scope.cancel()  # in the same step as the waiter is served
-
-        async def second() -> None:
-            with scope:
-                await ask(pool)
-                done.append("second")
-
-        async def third() -> None:
-            await ask(pool)
-            done.append("third")
-
-        for async_fn in (first, second, third):
-            nursery.start_soon(async_fn)
-            await trio.testing.wait_all_tasks_blocked()
-        await read_request(servers.servers[0])
-        await servers.servers[0].send_all(answer)
-        await trio.testing.wait_all_tasks_blocked()
-        assert pool.statistics() == BUSY
-        await read_request(servers.servers[-1])
-        await servers.servers[-1].send_all(OK)
-        await trio.testing.wait_all_tasks_blocked()
-        assert done == ["third"]
-        assert pool.statistics() == IDLE
-
-
 async def test_closing_ends_whatever_runs() -> None:
     async with pool_of(max_connections=2) as (pool, servers), trio.open_nursery() as nursery:
         ended: list[str] = []

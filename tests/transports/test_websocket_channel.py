@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Sequence
 
 import pytest
 import trio
@@ -53,6 +54,7 @@ from trio_mcp_transport.sansio.websocket import (
     Ping,
     Pong,
 )
+from trio_mcp_transport.transports.inbox import Inbox, Sized
 from trio_mcp_transport.transports.websocket_channel import WebSocketChannel
 from trio_mcp_transport.transports.websocket_reader import WebSocketTiming
 from trio_mcp_transport.transports.websocket_settings import MaskKeys, WebSocketOptions
@@ -366,6 +368,35 @@ async def test_a_slow_application_is_not_taken_for_a_peer_that_does_not_answer(
         assert await receive_ids(channel, 4) == [0, 1, 2, 3]
         await trio.sleep(19)
         assert channel.is_connected
+
+
+async def test_a_ping_that_is_due_when_the_inbox_is_full_is_not_the_last_one(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put, ended = Inbox.put, []
+
+    async def put_or_make_room(inbox: Inbox, items: Sequence[Sized]) -> None:
+        try:
+            await put(inbox, items)
+        except trio.Cancelled:
+            ended.extend(inbox.take(1))  # as the application may do in the same step
+            raise
+
+    monkeypatch.setattr(Inbox, "put", put_or_make_room)
+    options = ChannelOptions(inbox_bytes=500)
+    async with channel_and_peer(memory_stream_pair(), options=options, timing=PINGS) as (
+        channel,
+        peer,
+    ):
+        await peer.say(numbered(0, 400))
+        await wait_all_tasks_blocked()
+        await peer.say(numbered(1, 400))  # wakes the reader, whose ping is due in this step
+        autojump_clock.jump(30)
+        with trio.fail_after(1000):
+            await channel.wait_state(ChannelState.FAILED)
+        assert len(ended) == 1
+        assert isinstance(channel.failure, PongTimeout)
+        assert trio.current_time() == pytest.approx(50.0)
 
 
 async def test_a_message_that_is_on_its_way_may_delay_the_pong_behind_it(

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
 import msgspec
+import outcome
 import trio
 
 from ..abc import EventHandler
@@ -64,16 +65,6 @@ class PoolStatistics(msgspec.Struct, frozen=True):
     connections: int
     idle: int
     waiting: int
-
-
-class _Waiter:
-    __slots__ = ("connection", "is_served", "route", "woken")
-
-    def __init__(self, route: Route) -> None:
-        self.route = route
-        self.woken = trio.Event()
-        self.is_served = False  # it has a place, with the connection or without one
-        self.connection: HttpConnection | None = None
 
 
 class HttpPool(HttpSender):
@@ -123,7 +114,7 @@ class HttpPool(HttpSender):
         self._count = 0
         self._connections: set[HttpConnection] = set()  # in use and idle
         self._idle: deque[HttpConnection] = deque()  # the one given back last is on the right
-        self._waiters: deque[_Waiter] = deque()
+        self._waiters: deque[tuple[trio.lowlevel.Task, Route]] = deque()
         self._opening: set[trio.CancelScope] = set()
         self._parsed_urls: dict[str, tuple[Route, str, str]] = {}
         # By the identity of the headers, which are kept as long as that.
@@ -245,18 +236,15 @@ class HttpPool(HttpSender):
 
     async def _wait_for_place(self, route: Route) -> HttpConnection | None:
         """Wait for a place; with it may come a connection."""
-        waiter = _Waiter(route)
+        waiter = (trio.lowlevel.current_task(), route)
         self._waiters.append(waiter)
-        try:
-            await waiter.woken.wait()
-        except BaseException:
-            # Trio cancels nobody who was woken: it has no place yet.
-            if not self._is_closed:  # else it was removed
-                self._waiters.remove(waiter)
-            raise
-        if not waiter.is_served:
-            self._check_open()
-        connection = waiter.connection
+
+        def give_up(_: object) -> trio.lowlevel.Abort:
+            # Not later, when the task runs: until then it might be given a place.
+            self._waiters.remove(waiter)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        connection: HttpConnection | None = await trio.lowlevel.wait_task_rescheduled(give_up)
         if connection is not None and connection.is_dead():
             self._close(connection)
             return None
@@ -313,7 +301,7 @@ class HttpPool(HttpSender):
         connection.reused = True
         kept_for = min(self._idle_expiry, connection.kept_for - KEEP_ALIVE_MARGIN)
         connection.idle_until = trio.current_time() + kept_for
-        if self._is_closed or (self._waiters and self._waiters[0].route != connection.route):
+        if self._is_closed or (self._waiters and self._waiters[0][1] != connection.route):
             self.discard(connection)
         elif self._waiters:
             self._serve(connection)
@@ -333,10 +321,8 @@ class HttpPool(HttpSender):
 
     def _serve(self, connection: HttpConnection | None) -> None:
         """Pass a place on to the first that waits."""
-        waiter = self._waiters.popleft()
-        waiter.is_served = True
-        waiter.connection = connection
-        waiter.woken.set()
+        task, _ = self._waiters.popleft()
+        trio.lowlevel.reschedule(task, outcome.Value(connection))
 
     def _close_expired(self, now: float) -> None:
         # Where somebody waits nothing is idle, so no place is to be passed on here.
@@ -350,7 +336,7 @@ class HttpPool(HttpSender):
 
     def _check_open(self) -> None:
         if self._is_closed:
-            raise trio.ClosedResourceError("this pool was closed")
+            raise _closed()
 
     def close(self) -> None:
         """Close all connections. Requests that run get `trio.ClosedResourceError`.
@@ -360,13 +346,17 @@ class HttpPool(HttpSender):
         self._is_closed = True
         for scope in self._opening:
             scope.cancel()
-        for waiter in self._waiters:
-            waiter.woken.set()
-        self._waiters.clear()
+        waiters, self._waiters = self._waiters, deque()
+        for task, _ in waiters:
+            trio.lowlevel.reschedule(task, outcome.Error(_closed()))
         self._count -= len(self._idle)
         self._idle.clear()
         for connection in list(self._connections):
             self._close(connection)
+
+
+def _closed() -> trio.ClosedResourceError:
+    return trio.ClosedResourceError("this pool was closed")
 
 
 def _where(route: Route) -> str:

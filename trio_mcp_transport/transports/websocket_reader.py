@@ -323,9 +323,12 @@ class WebSocketReader:
         since = trio.current_time()
         self._blocked = True
         self._scope.deadline = math.inf
-        await self._inbox.put(self._pending)
+        try:
+            await self._inbox.put(self._pending)
+        finally:
+            # A timer that was due when this task was woken ends the wait as it begins.
+            self._blocked = False
         self._pending = []
-        self._blocked = False
         waited = trio.current_time() - since
         self._keep_alive.paused(waited)
         self._idle_due += waited

@@ -76,7 +76,7 @@ def allow_descriptors(transport: Transport, connections: int) -> None:
         return  # it counts handles, and has plenty
     import resource
 
-    # Beside its socket, a connection by shared memory has the two files of its rings.
+    # By shared memory a connection has a socket and the file of a ring for each direction.
     needed = _OTHER_DESCRIPTORS + connections * (4 if transport == "shm" else 1)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:

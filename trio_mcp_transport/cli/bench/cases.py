@@ -13,8 +13,8 @@ Over ``http`` the floor is bare h11 over a bare Trio stream, with the same bytes
 is its `Client` against its own server.
 
 What is encrypted, and WebSocket, is held against this package without that, in the same run,
-and stands beside what others make of the same work (`PEERS`). Shared memory is held against
-our Unix socket, as a channel and, in ``stream-round-trip``, as the bare stream under one.
+and stands beside what others make of the same work (`plan` names them). Shared memory is held
+against our Unix socket, as a channel and, in ``stream-round-trip``, as the bare stream under one.
 ``own h11`` is this package with h11 for an HTTP engine, where it has a faster one.
 """
 

@@ -11,11 +11,10 @@ from ...errors import ConfigurationError
 from ..running import ExitStatus, Shutdown
 from ..running import run as run_command
 from ..terminal import tell
-from .cases import LARGE_BYTES, TRANSPORTS, WORKS, Case
+from .cases import TRANSPORTS, WORKS, Case
 from .guard import Watched, watch
 from .output import Output
-from .payloads import SMALLEST_BYTES
-from .plan import GRID_CONNECTIONS, GRID_PAYLOADS, plan
+from .plan import GRID_CONNECTIONS, GRID_PAYLOADS, check_connections, check_payload, plan
 from .progress import Progress
 from .record import Record, cases_to_record, cases_to_watch, only_what_counts, read_record
 from .results import Environment, Results
@@ -26,8 +25,6 @@ __all__ = ["add_arguments", "run"]
 DEFAULT_ROUNDS = 5
 #: As each is measured again if it seems to be lost.
 DEFAULT_GUARD_ROUNDS = 1
-#: A client that opens more has no port left for each.
-_MOST_CONNECTIONS = 10_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,6 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure, print the table; returns the exit status, 1 if something failed or was lost."""
     rounds = _rounds(arguments)
     _check_sizes(arguments)
+    _check_files(arguments)
     record: Record | None = None
     if arguments.guard is not None:
         record = _read_guarded(arguments)
@@ -120,10 +118,10 @@ def run(arguments: argparse.Namespace) -> int:
                 return ExitStatus.FAILED
             environment = Environment.describe(rounds=rounds, seconds=work.seconds)
             results = Results(environment, rows)
-            output.write(results, watched, complete=not work.failures)
+            kept = output.write(results, watched, complete=not work.failures)
             for failure in work.failures:
                 tell(failure)
-            well = watched is None or watched.is_well
+            well = kept and (watched is None or watched.is_well)
             return ExitStatus.OK if well and not work.failures else ExitStatus.FAILED
 
         return run_command(measure)
@@ -142,16 +140,15 @@ def _rounds(arguments: argparse.Namespace) -> int:
 
 def _check_sizes(arguments: argparse.Namespace) -> None:
     for payload in arguments.payload:
-        # Everybody takes messages of that size, as they are configured by default.
-        if not SMALLEST_BYTES <= payload <= LARGE_BYTES:
-            raise ConfigurationError(
-                f"--payload must be from {SMALLEST_BYTES} to {LARGE_BYTES} bytes, not {payload}"
-            )
+        check_payload("--payload", payload)
     for number in arguments.connections:
-        if not 1 <= number <= _MOST_CONNECTIONS:
-            raise ConfigurationError(
-                f"--connections must be from 1 to {_MOST_CONNECTIONS}, not {number}"
-            )
+        check_connections("--connections", number)
+
+
+def _check_files(arguments: argparse.Namespace) -> None:
+    for option, path in {"--record": arguments.record, "--svg": arguments.svg}.items():
+        if path == "-":
+            raise ConfigurationError(f"{option} needs a file: only --json can go to stdout")
 
 
 def _read_guarded(arguments: argparse.Namespace) -> Record:
@@ -191,6 +188,7 @@ def _described(arguments: argparse.Namespace) -> str:
     """What was asked for, in the words of the command line."""
     words = [
         *arguments.only,
+        *(["--grid"] if arguments.grid else []),
         *(f"--payload {payload}" for payload in arguments.payload),
         *(f"--connections {number}" for number in arguments.connections),
         *(["--record"] if arguments.record is not None else []),

@@ -6,13 +6,14 @@ median of all counts. So a run of which nothing is lost is short, and one that f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
 from ..terminal import print_table, tell
 from .cases import Case
-from .record import MOST_LOST, Comparison, Record, compare, make_record
+from .record import MOST_LOST, Comparison, Record, can_be_recorded, compare, make_record
 from .results import Environment, Row, describe_number
 
 __all__ = ["Watched", "encode_record", "print_comparisons", "tell_losses", "watch"]
@@ -67,7 +68,7 @@ def print_comparisons(comparisons: Sequence[Comparison]) -> None:
             str(each.against),
             describe_number(each.recorded),
             describe_number(each.ratio),
-            "" if each.change is None else f"{each.change:.0%}",
+            "" if each.change in {None, math.inf} else f"{each.change:.0%}",
             each.verdict,
         ]
         for each in comparisons
@@ -76,8 +77,10 @@ def print_comparisons(comparisons: Sequence[Comparison]) -> None:
 
 
 def tell_losses(comparisons: Sequence[Comparison]) -> None:
-    """Say on stderr what was lost."""
+    """Say on stderr what was lost, and of what nobody knows."""
     for each in comparisons:
+        if each.verdict == "not measured":
+            tell(f"{each.case.label} was not measured: there is no ratio to {each.against}")
         if each.verdict == "lost":
             assert each.ratio is not None
             assert each.change is not None
@@ -87,7 +90,13 @@ def tell_losses(comparisons: Sequence[Comparison]) -> None:
             )
 
 
-def encode_record(rows: Sequence[Row], environment: Environment) -> bytes:
-    """The document to keep."""
+def encode_record(rows: Sequence[Row], environment: Environment) -> bytes | None:
+    """The document to keep, None if there is nothing to keep; says what is left out."""
+    for row in rows:
+        if not can_be_recorded(row):
+            tell(f"{row.label} is not recorded: there is no ratio to {row.held_against}")
     record = make_record(rows, environment)
+    if not record.cases:
+        tell("nothing was recorded: nothing that was measured has a ratio")
+        return None
     return msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"

@@ -43,32 +43,39 @@ class Output:
         judge: bool,
     ) -> None:
         def opened(path: str | None, mode: Literal["wb", "ab"]) -> BinaryIO | None:
-            if path is None or path == "-":
+            if path is None:
                 return None
             return files.enter_context(Path(path).open(mode))
 
-        self._json = opened(json, "wb")
+        self._json_to_stdout = json == "-"
+        self._json = None if self._json_to_stdout else opened(json, "wb")
         self._svg = opened(svg, "wb")
         self._record = opened(record, "ab")
-        self._json_to_stdout = json == "-"
         self._judge = judge
 
-    def write(self, results: Results, watched: Watched | None, *, complete: bool) -> None:
+    def write(self, results: Results, watched: Watched | None, *, complete: bool) -> bool:
         """Print and write.
 
         Args:
             results: What was measured.
             watched: Of a run that was held against a record.
             complete: Whether everything could be measured; else no record is kept.
+
+        Returns:
+            Whether there is something in every file that was asked for.
         """
+        kept = True
         document = msgspec.json.encode(results)
         if self._json is not None:
             self._json.write(msgspec.json.format(document, indent=2) + b"\n")
         if self._svg is not None:
             self._svg.write(draw(results).encode())
         if self._record is not None and complete:
-            self._record.truncate(0)
-            self._record.write(encode_record(results.rows, results.environment))
+            record = encode_record(results.rows, results.environment)
+            kept = record is not None
+            if record is not None:
+                self._record.truncate(0)
+                self._record.write(record)
         if self._json_to_stdout:
             print_json(document)
         elif watched is not None:
@@ -77,6 +84,7 @@ class Output:
             print_results(results, judge=self._judge)
         if watched is not None:
             tell_losses(watched.comparisons)
+        return kept
 
 
 def print_results(results: Results, *, judge: bool) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 
+from ...errors import ConfigurationError
 from .available import http_engine, is_available
 from .cases import (
     BATCH_MESSAGES,
@@ -26,8 +27,16 @@ from .cases import (
     Unit,
     Work,
 )
+from .payloads import SMALLEST_BYTES
 
-__all__ = ["GRID_CONNECTIONS", "GRID_PAYLOADS", "find_case", "plan"]
+__all__ = [
+    "GRID_CONNECTIONS",
+    "GRID_PAYLOADS",
+    "check_connections",
+    "check_payload",
+    "find_case",
+    "plan",
+]
 
 #: Bytes of a request: a small call, a page of memory, a file, what a picture weighs.
 GRID_PAYLOADS = (SMALL_BYTES, 4_096, 65_536, LARGE_BYTES)
@@ -37,6 +46,8 @@ _GRID_WORKS: tuple[Work, ...] = ("round-trip", "one-way", "many-clients")
 #: Of requests that the connections of a cell of the grid have under way. With 256 connections
 #: 1 MB each would measure how a machine does without memory.
 _GRID_BYTES_UNDER_WAY = 64_000_000
+#: A client that opens more has no port left for each.
+_MOST_CONNECTIONS = 10_000
 #: A batch is queued as a whole, so it must fit the outbox of a channel, which has 2 MiB.
 _BATCH_BYTES = 2_000_000
 #: From this size on it is the bytes that count, and no longer the messages.
@@ -112,6 +123,29 @@ def plan(
         for case in all_cases
         if (not works or case.work in works) and (not transports or case.transport in transports)
     ]
+
+
+def check_payload(name: str, payload_bytes: int) -> None:
+    """Refuse a size that nobody can be asked to measure, by the name that it was given under.
+
+    Raises:
+        ConfigurationError: No request is so small, or not everybody takes one that is so large
+            as they are configured by default.
+    """
+    if not SMALLEST_BYTES <= payload_bytes <= LARGE_BYTES:
+        raise ConfigurationError(
+            f"{name} must be from {SMALLEST_BYTES} to {LARGE_BYTES} bytes, not {payload_bytes}"
+        )
+
+
+def check_connections(name: str, connections: int) -> None:
+    """Refuse a number of connections likewise.
+
+    Raises:
+        ConfigurationError: There are none, or too many for the ports of a machine.
+    """
+    if not 1 <= connections <= _MOST_CONNECTIONS:
+        raise ConfigurationError(f"{name} must be from 1 to {_MOST_CONNECTIONS}, not {connections}")
 
 
 def find_case(

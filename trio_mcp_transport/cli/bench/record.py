@@ -6,6 +6,7 @@ in the same run, so a ratio of one machine can be held against one of another.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Annotated, Literal, TypeAlias
 
@@ -14,7 +15,7 @@ import msgspec
 from ...errors import ConfigurationError
 from .available import http_engine
 from .cases import OVER_HTTP, Case, Contestant, Transport, Unit, Work, higher_is_better
-from .plan import find_case
+from .plan import check_connections, check_payload, find_case
 from .results import Environment, Row
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Comparison",
     "Record",
     "RecordedCase",
+    "can_be_recorded",
     "cases_to_record",
     "cases_to_watch",
     "compare",
@@ -100,9 +102,11 @@ class Comparison(msgspec.Struct, frozen=True):
         case: The case.
         against: What it is held against.
         recorded: The ratio then.
-        ratio: The ratio now; None if it could not be measured.
+        ratio: The ratio now; None if there is none: something could not be measured, or is
+            nothing that can be divided by. 0 where this package takes nothing.
         change: The speed now divided by the speed then, in that measure: more than 1 is
-            faster, whatever the unit. None likewise.
+            faster, whatever the unit; `math.inf` where this package takes nothing. None
+            where there is no ratio.
     """
 
     case: Case
@@ -144,8 +148,16 @@ def read_record(data: bytes, source: str) -> Record:
         raise ConfigurationError(f"{source} is not JSON: {error}") from error
 
 
+def can_be_recorded(row: Row) -> bool:
+    """Whether a later run can be held against a row: only what takes something has a ratio.
+
+    Memory may be found not to grow, or even to shrink.
+    """
+    return row.ours is not None and row.ours > 0 and row.ratio is not None and row.ratio > 0
+
+
 def make_record(rows: Sequence[Row], environment: Environment) -> Record:
-    """What to keep of measured rows; those without a ratio are left out."""
+    """What to keep of measured rows, without those that cannot be recorded."""
     return Record(
         http_engine=environment.http_engine,
         cases=[
@@ -158,7 +170,7 @@ def make_record(rows: Sequence[Row], environment: Environment) -> Record:
                 row.ratio,
             )
             for row in rows
-            if row.held_against is not None and row.ratio
+            if row.held_against is not None and row.ratio is not None and can_be_recorded(row)
         ],
         environment={
             "python": f"{environment.implementation} {environment.python}",
@@ -183,6 +195,9 @@ def cases_to_watch(record: Record, source: str) -> list[Case]:
     engine = http_engine()
     cases = []
     for recorded in record.cases:
+        if recorded.work != "import":  # that alone sends nothing
+            check_payload(f"{source}: payload_bytes", recorded.payload_bytes)
+            check_connections(f"{source}: connections", recorded.connections)
         case = find_case(
             recorded.work, recorded.transport, recorded.payload_bytes, recorded.connections
         )
@@ -217,8 +232,15 @@ def only_what_counts(case: Case) -> Case:
 def compare(recorded: float, case: Case, row: Row) -> Comparison:
     """Hold a row against the ratio that was recorded of its case."""
     assert case.against is not None
-    change = None if not row.ratio else _change(recorded, row.ratio, case.unit)
-    return Comparison(case, case.against, recorded, row.ratio, change)
+    ratio, change = row.ratio, None
+    if row.ours is not None and row.ours <= 0 and not higher_is_better(case.unit):
+        # Nothing is better than that, whatever the other one took.
+        ratio, change = 0.0, math.inf
+    elif ratio is not None and ratio > 0:
+        change = _change(recorded, ratio, case.unit)
+    else:
+        ratio = None
+    return Comparison(case, case.against, recorded, ratio, change)
 
 
 def _change(recorded: float, ratio: float, unit: Unit) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -124,7 +125,7 @@ class Environment(msgspec.Struct, frozen=True):
         return cls(
             python=platform.python_version(),
             implementation=platform.python_implementation(),
-            platform=f"{platform.system()} {platform.release()}",
+            platform=f"{platform.system()} {_system_release()}".rstrip(),
             machine=platform.machine(),
             cpu_count=_usable_cpus(),
             versions=_versions(),
@@ -139,6 +140,12 @@ class Results(msgspec.Struct, frozen=True):
 
     environment: Environment
     rows: list[Row]
+
+
+def _system_release() -> str:
+    """The number of the operating system's release, without what a builder called it."""
+    found = re.match(r"\d+(?:\.\d+)*", platform.release())
+    return "" if found is None else found[0]
 
 
 def _usable_cpus() -> int | None:
