@@ -179,6 +179,7 @@ def modern_params(
     params: Mapping[str, object] | None = None, meta: Mapping[str, object] | None = None
 ) -> dict[str, object]:
     """Params with the metadata of a modern request; `meta` adds to it."""
+    assert "_meta" not in (params or {}), "give it as `meta`"
     own: dict[str, object] = {KEY + "protocolVersion": MODERN, KEY + "clientCapabilities": {}}
     return {**(params or {}), "_meta": {**own, **(meta or {})}}
 
