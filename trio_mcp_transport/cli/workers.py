@@ -59,6 +59,8 @@ __all__ = ["Supervisor", "check_workers"]
 _GIVE_UP_AFTER = 8
 #: On top of the seconds that workers may take by themselves.
 _PATIENCE_SECONDS = 10.0
+#: Where directories go whose paths would be too long elsewhere.
+_FALLBACK = "/tmp"
 #: For workers that were told to abort.
 _ABORT_SECONDS = 5.0
 
@@ -130,12 +132,13 @@ def _listening(
 def _make_directory() -> str:
     """A directory for the sockets by which the workers reach each other.
 
-    It is where temporary files are, or in ``/tmp`` if its path would be too long there.
+    It is where temporary files are, or in ``/tmp`` if its path would be too long there: that
+    is found out here, not by each worker.
 
     Raises:
         ConfigurationError: It is too long there as well.
     """
-    places = dict.fromkeys([tempfile.gettempdir(), "/tmp"])
+    places = dict.fromkeys([tempfile.gettempdir(), _FALLBACK])
     room = MAX_SOCKET_PATH_BYTES - MAX_ROUTE_NAME_BYTES - 1
     for place in places:
         with suppress(OSError):

@@ -142,7 +142,8 @@ class SessionRoutes:
         if self._acceptor is not None:
             self._acceptor.close()
 
-    def _path(self, worker: int) -> str:
+    def path(self, worker: int) -> str:
+        """Where a worker takes over requests of this endpoint."""
         return os.path.join(self._directory, f"{worker}-{self._name}")
 
     # -- to other workers ---------------------------------------------------------------
@@ -180,7 +181,7 @@ class SessionRoutes:
         """
         try:
             with trio.fail_after(_CONNECT_SECONDS):
-                sock = await open_socket(UnixEndpoint(path=self._path(worker)))
+                sock = await open_socket(UnixEndpoint(path=self.path(worker)))
         except ConnectFailed as error:
             if error.errno in _NO_WORKER_ERRNOS:
                 return False
@@ -224,7 +225,7 @@ class SessionRoutes:
         Raises:
             OSError: The socket cannot be bound, or accepting failed for good.
         """
-        sock, file = await bind_socket_file(self._path(self._number), 0o600, None, None)
+        sock, file = await bind_socket_file(self.path(self._number), 0o600, None, None)
         self._acceptor = SocketAcceptor([sock], partial(file.remove, self._on_event))
         try:
             task_status.started()
