@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -51,6 +51,27 @@ def is_alive(pid: int) -> bool:
     except FileNotFoundError:
         return False
     return state != "Z"  # of nobody who would look after it
+
+
+def listens(pid: int) -> bool:
+    """Whether a process has a socket that listens."""
+    table = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
+    listening = {f"socket:[{row[9]}]" for row in table if row[3] == "0A"}
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            if os.readlink(link) in listening:
+                return True
+    return False
+
+
+async def terminate(pid: int) -> None:
+    """Tell a worker to end and wait until it knows: equal signals that wait are one."""
+    assert listens(pid)
+    os.kill(pid, signal.SIGTERM)
+    while True:  # the kernel tells nobody
+        if not listens(pid):
+            return
+        await trio.sleep(0.005)
 
 
 @asynccontextmanager
@@ -239,8 +260,9 @@ async def test_what_has_begun_is_finished_when_all_processes_are_told_to_end() -
     async with workers("--listen", URL) as server:
         url = await server.wait_listening("http")
         async with under_way(url):
-            for pid in [*workers_of(server), server.pid]:
-                os.kill(pid, signal.SIGTERM)
+            for pid in workers_of(server):
+                await terminate(pid)
+            server.signal(signal.SIGTERM)
         done = await server.finish()
         assert done.status == 128 + signal.SIGTERM
 
@@ -250,8 +272,8 @@ async def test_a_worker_that_is_told_to_end_finishes_what_it_does_and_is_replace
         url = await server.wait_listening("http")
         (old,) = workers_of(server)
         async with under_way(url):
-            for _ in range(2):
-                os.kill(old, signal.SIGTERM)
+            await terminate(old)
+            os.kill(old, signal.SIGTERM)
         await server.wait_err(r"worker 1 has ended unexpectedly \(exit status 143\)")
         assert await sum_at(url) == "42"
 
