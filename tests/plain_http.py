@@ -6,8 +6,10 @@ look at servers from outside.
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import NamedTuple
 
 import h11
@@ -124,6 +126,16 @@ class Answer:
             return await self.json()
         return (await self.messages())[-1]
 
+    def unread(self) -> bytes:
+        """What has come by now and was not given out."""
+        found = self._text.encode() + self._connection.trailing_data[0]
+        with (
+            socket.socket(fileno=os.dup(self._stream.socket.fileno())) as sock,
+            suppress(BlockingIOError),
+        ):
+            found += sock.recv(1 << 20, socket.MSG_PEEK)
+        return found
+
     async def aclose(self) -> None:
         """Close the connection, whatever is still to come on it."""
         await trio.aclose_forcefully(self._stream)
@@ -179,6 +191,7 @@ def modern_params(
     params: Mapping[str, object] | None = None, meta: Mapping[str, object] | None = None
 ) -> dict[str, object]:
     """Params with the metadata of a modern request; `meta` adds to it."""
+    assert "_meta" not in (params or {}), "give it as `meta`"
     own: dict[str, object] = {KEY + "protocolVersion": MODERN, KEY + "clientCapabilities": {}}
     return {**(params or {}), "_meta": {**own, **(meta or {})}}
 

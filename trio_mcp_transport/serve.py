@@ -169,8 +169,6 @@ class _Service:
 
         async with trio.open_nursery() as watch:
             async with trio.open_nursery() as handlers, trio.open_nursery() as loops:
-                if self._stop is not None:
-                    watch.start_soon(self._watch, self._stop, loops, handlers)  # noqa: ASYNC111 (it ends them)
                 for listener, max_connections in self.listeners:
                     serve = partial(
                         serve_listener,
@@ -179,8 +177,10 @@ class _Service:
                         handler_nursery=handlers,
                         http=self._http,
                     )
-                    loops.start_soon(serve, listener, self._handler)
+                    await loops.start(serve, listener, self._handler)
                 task_status.started([listener.endpoint for listener, _ in self.listeners])
+                if self._stop is not None:
+                    watch.start_soon(self._watch, self._stop, loops, handlers)  # noqa: ASYNC111 (it ends them)
             if handlers.cancel_scope.cancelled_caught:
                 message = f"handlers were cancelled {self._drain:g} seconds after the stop"
                 report(self._on_event, ChannelEvent(name="drain.expired", message=message))

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -19,7 +19,7 @@ import msgspec
 import pytest
 import trio
 from cli_process import Running, run_cli, running, wait_gone
-from plain_http import BOTH, LegacyClient, modern, modern_headers, modern_params
+from plain_http import BOTH, Answer, LegacyClient, modern, modern_headers, modern_params
 
 pytestmark = [
     pytest.mark.cli,
@@ -29,10 +29,12 @@ pytestmark = [
 
 ADD = ("tools/call", '{"name":"add","arguments":{"a":2,"b":40}}')
 URL = "http://127.0.0.1:0/mcp"
-SLOW = {"name": "slow", "arguments": {"seconds": 0.5, "steps": 1}}
+#: Calls that tell of each step, so that the answer begins long before its end.
+SLOW = {"name": "slow", "arguments": {"seconds": 3, "steps": 30}}
 #: Between requests: a connection must be idle at times, as that is when it may be ended.
 PAUSE = 0.005
 ENDLESS = {"name": "slow", "arguments": {"seconds": 50, "steps": 500}}
+STEPS = {"progressToken": 1}
 
 
 def workers_of(server: Running) -> list[int]:
@@ -49,6 +51,27 @@ def is_alive(pid: int) -> bool:
     except FileNotFoundError:
         return False
     return state != "Z"  # of nobody who would look after it
+
+
+def listens(pid: int) -> bool:
+    """Whether a process has a socket that listens."""
+    table = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
+    listening = {f"socket:[{row[9]}]" for row in table if row[3] == "0A"}
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            if os.readlink(link) in listening:
+                return True
+    return False
+
+
+async def terminate(pid: int) -> None:
+    """Tell a worker to end and wait until it knows: equal signals that wait are one."""
+    assert listens(pid)
+    os.kill(pid, signal.SIGTERM)
+    while True:  # the kernel tells nobody
+        if not listens(pid):
+            return
+        await trio.sleep(0.005)
 
 
 @asynccontextmanager
@@ -81,6 +104,16 @@ async def pings(client: LegacyClient, times: int = 8) -> list[int]:
             statuses.append(answer.status)
             await answer.body()
     return statuses
+
+
+@asynccontextmanager
+async def under_way(url: str) -> AsyncGenerator[Answer, None]:
+    """A call that has begun. It must be answered, but not before the block is left."""
+    async with modern(url, "tools/call", SLOW, meta=STEPS) as answer:
+        assert (await answer.message())["method"] == "notifications/progress"
+        yield answer  # ruff: ignore[fallible-context-manager] (a failed test checks nothing)
+        assert b'"result"' not in answer.unread()
+        assert "result" in await answer.outcome()
 
 
 async def test_every_transport_of_sockets_is_served_by_several(tmp_path: Path) -> None:
@@ -148,10 +181,9 @@ async def test_a_hangup_replaces_all_and_what_has_begun_is_finished() -> None:
     async with workers("--listen", URL) as server:
         url = await server.wait_listening("http")
         before = workers_of(server)
-        async with modern(url, "tools/call", SLOW) as answer:
+        async with under_way(url):
             server.signal(signal.SIGHUP)
-            await server.wait_err("SIGHUP: all workers are new")
-            assert "result" in await answer.outcome()
+        await server.wait_err("SIGHUP: all workers are new")
         for pid in before:
             await wait_gone(pid)
         assert not set(before) & set(workers_of(server))
@@ -219,10 +251,31 @@ async def test_no_request_fails_while_workers_are_replaced() -> None:
 async def test_what_has_begun_is_finished_at_the_end(number: signal.Signals) -> None:
     async with workers("--listen", URL) as server:
         url = await server.wait_listening("http")
-        async with modern(url, "tools/call", SLOW) as answer:
+        async with under_way(url):
             server.signal(number)
-            assert "result" in await answer.outcome()
         assert (await server.finish()).status == 128 + number
+
+
+async def test_what_has_begun_is_finished_when_all_processes_are_told_to_end() -> None:
+    async with workers("--listen", URL) as server:
+        url = await server.wait_listening("http")
+        async with under_way(url):
+            for pid in workers_of(server):
+                await terminate(pid)
+            server.signal(signal.SIGTERM)
+        done = await server.finish()
+        assert done.status == 128 + signal.SIGTERM
+
+
+async def test_a_worker_that_is_told_to_end_finishes_what_it_does_and_is_replaced() -> None:
+    async with workers("--listen", URL, count=1) as server:
+        url = await server.wait_listening("http")
+        (old,) = workers_of(server)
+        async with under_way(url):
+            await terminate(old)
+            os.kill(old, signal.SIGTERM)
+        await server.wait_err(r"worker 1 has ended unexpectedly \(exit status 143\)")
+        assert await sum_at(url) == "42"
 
 
 async def test_a_second_signal_aborts() -> None:
@@ -230,8 +283,7 @@ async def test_a_second_signal_aborts() -> None:
         url = await server.wait_listening("http")
         pids = workers_of(server)
         assert len(pids) == 2
-        params = {**ENDLESS, "_meta": {"progressToken": 1}}
-        async with modern(url, "tools/call", params):
+        async with modern(url, "tools/call", ENDLESS, meta=STEPS):
             server.signal(signal.SIGTERM)
             host, port = re.findall(r"//(.*):(\d+)/", url)[0]
             while True:  # until nobody listens any more
@@ -271,7 +323,7 @@ async def test_what_keeps_workers_from_starting_is_told_once() -> None:
         done = await server.finish()
     assert done.status == 2
     assert done.err.count("No such file") == 1
-    assert "worker 1 could not start (exit status 2)" in done.err
+    assert "worker 1 ended before it was ready (exit status 2)" in done.err
     assert "listening" not in done.err
 
 

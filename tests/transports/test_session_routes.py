@@ -5,11 +5,14 @@ Both workers live in this process, joined by real Unix sockets.
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
 import sys
 import tempfile
 from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
+from typing import NoReturn
 
 import msgspec
 import pytest
@@ -27,7 +30,7 @@ from http_served import (
 )
 from trio.testing import wait_all_tasks_blocked
 
-from trio_mcp_transport import MessageChannel, Notification, Request, Response
+from trio_mcp_transport import MessageChannel, Notification, Request, Response, serve_channels
 from trio_mcp_transport.sansio.headers import Headers
 from trio_mcp_transport.sansio.http1 import BodyData, EndOfBody, RequestHead, ResponseHead
 from trio_mcp_transport.sansio.mcp_http.options import HttpServerOptions
@@ -42,6 +45,7 @@ from trio_mcp_transport.transports.session_handover import (
     encode_response,
 )
 from trio_mcp_transport.transports.session_routes import SessionRoutes, worker_of
+from trio_mcp_transport.transports.worker_seat import WorkerSeat, take_seat
 
 pytestmark = [
     pytest.mark.http,
@@ -65,17 +69,20 @@ def directory() -> Generator[str, None, None]:
 async def two_workers(
     directory: str,
     first: Application | None = None,
+    second: Application | None = None,
     *,
     options: HttpServerOptions = PLAIN,
     doorkeeper: Doorkeeper | None = None,
 ) -> AsyncGenerator[tuple[Served, Served], None]:
-    """The first one's handler may be given; sessions are usually begun there."""
+    """Their handlers may be given; sessions are usually begun at the first one."""
     with trio.fail_after(PATIENCE):
         routes = [SessionRoutes(directory, number, "http://x/mcp", None) for number in (1, 2)]
         application = first or Application()
         async with (
             serving(application, options, doorkeeper=doorkeeper, routes=routes[0]) as one,
-            serving(Application(), options, doorkeeper=doorkeeper, routes=routes[1]) as two,
+            serving(
+                second or Application(), options, doorkeeper=doorkeeper, routes=routes[1]
+            ) as two,
         ):
             yield one, two
 
@@ -84,6 +91,53 @@ async def status_of(client: Client, session: str, name: str = "tool") -> int:
     await client.call(name, session=session)
     status, _ = await client.json()
     return status
+
+
+class Failing:
+    """In place of the class of sockets: none can be made, or none connects."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def __call__(self, *_: object) -> NoReturn:
+        raise OSError(self._number, os.strerror(self._number))
+
+
+@contextmanager
+def not_accepting(path: str) -> Generator[None, None, None]:
+    """A worker that hangs."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(path)
+        sock.listen()
+        try:
+            yield
+        finally:
+            os.unlink(path)
+
+
+@asynccontextmanager
+async def running_on(served: Served, application: Application) -> AsyncGenerator[None, None]:
+    """Keep a worker at work, so that it does not end."""
+    client = served.connect()
+    await client.call("wait")
+    await application.begun.wait()
+    yield  # ruff: ignore[fallible-context-manager] (a failed test leaves no result)
+    application.release.set()
+    assert (await client.json())[0] == 200
+
+
+async def is_silent(client: Client) -> bool:
+    """Whether nothing comes, not even the end."""
+    found: list[object] = []
+
+    async def receive() -> None:
+        found.append(await client.stream.receive_some())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(receive)
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    return not found
 
 
 # -- requests ----------------------------------------------------------------------------
@@ -228,6 +282,41 @@ async def test_the_posts_of_http_sse_find_the_stream(directory: str) -> None:
             assert (await stream.message())["id"] == 4
 
 
+async def test_at_the_end_of_a_worker_what_is_short_is_handed_over_and_streams_are_refused(
+    directory: str,
+) -> None:
+    application = Application()
+    async with two_workers(directory, None, application) as (one, two):
+        session = await one.connect().initialize()
+        get, post, delete, late = [two.connect() for _ in range(4)]
+        async with running_on(two, application):
+            two.service.stop()
+            await get.send("GET", {"Mcp-Session-Id": session, "Accept": "text/event-stream"})
+            status, headers, _ = await get.responses.whole()
+            assert status == 503
+            assert headers["retry-after"]
+            assert await status_of(post, session) == 200
+            await delete.send("DELETE", {"Mcp-Session-Id": session})
+            assert (await delete.responses.whole())[0] == 204
+            assert await status_of(late, session) == 404
+
+
+async def test_a_stream_that_has_not_begun_is_refused_when_its_worker_ends(directory: str) -> None:
+    with trio.fail_after(PATIENCE):
+        routes = SessionRoutes(directory, 2, "http://x/mcp", None)
+        with not_accepting(routes.path(1)):
+            async with serving(Application(), routes=routes) as two:
+                get, delete = two.connect(), two.connect()
+                await get.send("GET", {"Mcp-Session-Id": "1.x", "Accept": "text/event-stream"})
+                await delete.send("DELETE", {"Mcp-Session-Id": "1.x"})
+                await wait_all_tasks_blocked()
+                two.service.stop()
+                status, headers, _ = await get.responses.whole()
+                assert status == 503
+                assert headers["retry-after"]
+                assert await is_silent(delete)  # which is waited for
+
+
 # -- who and whose -----------------------------------------------------------------------
 
 
@@ -306,6 +395,46 @@ async def test_a_worker_that_dies_cuts_off_what_it_was_answering(directory: str)
             with trio.CancelScope(shield=True):
                 assert await client.stream.receive_some() == b""
             assert application.cancelled == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [
+        (errno.ENOENT, 404),
+        (errno.ECONNREFUSED, 404),
+        (errno.EMFILE, 503),
+        (errno.ENOBUFS, 503),
+        (errno.EACCES, 503),
+    ],
+)
+async def test_only_a_worker_that_is_gone_makes_its_sessions_unknown(
+    directory: str, monkeypatch: pytest.MonkeyPatch, number: int, status: int
+) -> None:
+    async with two_workers(directory) as (one, two):
+        session = await one.connect().initialize()
+        client = two.connect()
+        with monkeypatch.context() as patched:
+            patched.setattr(socket, "socket", Failing(number))
+            await client.call(session=session)
+            found, headers, _ = await client.responses.whole()
+        assert found == status
+        assert ("retry-after" in headers) == (status == 503)
+        assert two.names == (["request.failed"] if status == 503 else [])
+        two.events.clear()
+        assert await status_of(client, session) == 200
+
+
+async def test_one_that_listens_is_not_ready_before_others_reach_it(directory: str) -> None:
+    endpoint = "http://127.0.0.1:0/mcp"
+    nowhere = os.path.join(directory, "none")
+    with trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery:
+            with take_seat(WorkerSeat(1, nowhere, {})), pytest.raises(FileNotFoundError):
+                await nursery.start(serve_channels, Application(), endpoint)
+            with take_seat(WorkerSeat(1, directory, {})):
+                await nursery.start(serve_channels, Application(), endpoint)
+            assert [name.partition("-")[0] for name in os.listdir(directory)] == ["1"]
+            nursery.cancel_scope.cancel()
 
 
 async def test_endpoints_do_not_mix(directory: str) -> None:

@@ -39,12 +39,15 @@ class Shutdown:
     Attributes:
         requested: Set by the first signal.
         signal: Its number, once there was one.
+        insistent: Whether a second signal aborts; if not, somebody else calls `abort`.
+        everything: The whole command.
     """
 
     def __init__(self) -> None:
         self.requested = trio.Event()
         self.signal: int | None = None
-
+        self.insistent = True
+        self.everything = trio.CancelScope()
         self._scopes: set[trio.CancelScope] = set()
 
     def request(self, number: int) -> None:
@@ -53,6 +56,10 @@ class Shutdown:
         self.requested.set()
         for scope in self._scopes:
             scope.cancel()
+
+    def abort(self) -> None:
+        """End at once."""
+        self.everything.cancel()
 
     @contextmanager
     def cancelling(self) -> Generator[trio.CancelScope]:
@@ -91,13 +98,14 @@ async def _run(main: Callable[[Shutdown], Awaitable[int]]) -> int:
     shutdown = Shutdown()
     status: int = ExitStatus.OK
     failure: Exception | None = None
-    async with trio.open_nursery() as nursery:
-        await nursery.start(_watch_signals, shutdown, nursery.cancel_scope)
-        try:
-            status = await main(shutdown)
-        except Exception as error:
-            failure = error
-        nursery.cancel_scope.cancel()
+    with shutdown.everything:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(_watch_signals, shutdown)
+            try:
+                status = await main(shutdown)
+            except Exception as error:
+                failure = error
+            nursery.cancel_scope.cancel()
     if shutdown.signal is not None:
         # Its failures are those of an end that somebody wanted.
         return 128 + shutdown.signal
@@ -107,17 +115,15 @@ async def _run(main: Callable[[Shutdown], Awaitable[int]]) -> int:
 
 
 async def _watch_signals(
-    shutdown: Shutdown,
-    scope: trio.CancelScope,
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    shutdown: Shutdown, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         task_status.started()
         async for number in signals:
             if shutdown.signal is None:
                 shutdown.request(number)
-            else:
-                scope.cancel()
+            elif shutdown.insistent:
+                shutdown.abort()
 
 
 def explain(error: Exception, *, debug: bool) -> int:

@@ -2,15 +2,23 @@
 
 Theory of operation: supervisor and worker are joined by a pair of sockets. On it the worker
 finds its orders as it starts (a line of JSON; nothing secret stands in its arguments or its
-environment), says that it is ready (another line), and notices the supervisor's end: the
-kernel closes the other socket, however that ended. Everything else is signals. A worker
-is a fresh interpreter with the same command line, so it has the code and the files of the
-time at which it was started; it is in a process group of its own, as a Ctrl-C is for the
-supervisor to act upon.
+environment), says that it is ready (another line), is told to come to its end or to abort
+(a byte each), and notices the supervisor's end: the kernel closes the other socket, however
+that ended. A worker is a fresh interpreter with the same command line, so it has the code and
+the files of the time at which it was started; it is in a process group of its own, as a Ctrl-C
+is for the supervisor to act upon.
+
+Signals are no orders, since others send them too: a service manager sends SIGTERM to all
+processes of a service, and the supervisor hears it as they do. So a worker that gets one comes
+to its end in good order, and any further ones change nothing: that a second one aborts is for
+the supervisor to say, which counts its own. (SIGKILL is still there for one worker.) Without a
+supervisor there is nobody to say it, so that its end counts as the first signal, and one that
+comes after it aborts.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -37,6 +45,7 @@ __all__ = [
     "Worker",
     "WorkerFailed",
     "enlist",
+    "how_ended",
     "start_worker",
     "worker_command",
 ]
@@ -46,6 +55,18 @@ _VARIABLE = "TRIO_MCP_WORKER"
 _MAX_LINE_BYTES = 1 << 20
 #: A worker that is not ready after so long never will be. A COMMAND may take its time.
 _START_SECONDS = 120.0
+#: What `sys.flags` says of this interpreter, and how that is said to another one.
+_FLAGS = {
+    "bytes_warning": "-b",
+    "dont_write_bytecode": "-B",
+    "ignore_environment": "-E",
+    "isolated": "-I",
+    "no_site": "-S",
+    "no_user_site": "-s",
+    "optimize": "-O",
+}
+#: Orders to a worker that serves.
+_END, _ABORT = b"e", b"a"
 
 
 class Listening(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,12 +107,26 @@ class WorkerFailed(Exception):
     """A worker ended, or was ended, before it was ready.
 
     Attributes:
-        status: Its exit status.
+        status: Its exit status, or minus the signal that killed it; None if it did not end.
     """
 
-    def __init__(self, number: int, status: int) -> None:
-        super().__init__(f"worker {number} could not start (exit status {status})")
+    def __init__(self, number: int, status: int | None) -> None:
+        super().__init__(
+            f"worker {number} was not ready within {_START_SECONDS:g} seconds"
+            if status is None
+            else f"worker {number} ended before it was ready ({how_ended(status)})"
+        )
         self.status = status
+
+
+def how_ended(status: int) -> str:
+    """What an exit status says, or minus the signal that killed a process."""
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        return signal.Signals(-status).name
+    except ValueError:
+        return f"signal {-status}"
 
 
 # -- the supervisor's side ---------------------------------------------------------------
@@ -115,7 +150,6 @@ class Worker:
         self.endpoints = endpoints
         self.ready_at = trio.current_time()
         self._control = control
-        self._told = False
 
     async def wait(self) -> int:
         """Wait until it has ended; its exit status, or minus the signal that killed it."""
@@ -124,14 +158,16 @@ class Worker:
         return status
 
     def end(self) -> None:
-        """Ask it to come to its end in good order. Idempotent."""
-        if not self._told:
-            self._told = True
-            self.process.terminate()
+        """Tell it to come to its end in good order. Idempotent."""
+        self._order(_END)
 
     def abort(self) -> None:
-        """Ask it to end now, if it was asked to `end` before."""
-        self.process.terminate()
+        """Tell it to end now. Idempotent."""
+        self._order(_ABORT)
+
+    def _order(self, order: bytes) -> None:
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # it has ended
+            self._control.send_nowait(order)
 
     def kill(self) -> None:
         """End it at once."""
@@ -146,7 +182,8 @@ async def start_worker(command: Sequence[str], orders: Orders) -> Worker:
         orders: What it has to know.
 
     Raises:
-        WorkerFailed: It ended before it was ready. It has said why on stderr.
+        WorkerFailed: It ended before it was ready, and has said why on stderr; or it was not
+            ready in time.
         OSError: No process can be started.
     """
     ours, theirs = socket.socketpair()
@@ -169,9 +206,8 @@ async def start_worker(command: Sequence[str], orders: Orders) -> Worker:
                 ready = msgspec.json.decode(line, type=_Ready)
                 return Worker(orders.number, process, ready.endpoints, control)
             # It has closed its end, so it is about to end, or does not work.
-            await process.wait()
-        await _kill(process)
-        raise WorkerFailed(orders.number, process.returncode or 1)
+            raise WorkerFailed(orders.number, await process.wait())
+        raise WorkerFailed(orders.number, None)
     except BaseException:
         control.close()
         if process is not None:
@@ -220,7 +256,7 @@ def enlist() -> Post | None:
         with control.dup().makefile("rb") as reader:
             orders = msgspec.json.decode(reader.readline(_MAX_LINE_BYTES), type=Orders)
         sockets = {each.key: _adopt(each.descriptors) for each in orders.listening}
-    except (OSError, ValueError, msgspec.MsgspecError) as error:
+    except (OSError, OverflowError, ValueError, msgspec.MsgspecError) as error:
         raise ConfigurationError(f"{_VARIABLE} is set by `serve --workers` alone") from error
     return Post(orders, control, WorkerSeat(orders.number, orders.directory, sockets))
 
@@ -265,27 +301,61 @@ class Post:
             self._control.sendall(msgspec.json.encode(_Ready(list(endpoints))) + b"\n")
 
     async def watch(self, shutdown: Shutdown) -> None:
-        """Come to an end, as after SIGTERM, when the supervisor has ended."""
-        while True:
-            await trio.lowlevel.wait_readable(self._control)
-            try:
-                data = self._control.recv(1, socket.MSG_DONTWAIT)
-            except BlockingIOError:
+        """Do what the supervisor says; come to an end, as after SIGTERM, when it has ended.
+
+        As long as there is a supervisor, no number of signals aborts.
+        """
+        shutdown.insistent = False
+        while (said := self._hear()) != b"":
+            if said is None:
+                await trio.lowlevel.wait_readable(self._control)
                 continue
-            except OSError:
-                data = b""
-            if not data:
-                break
+            if not shutdown.requested.is_set():
+                shutdown.request(signal.SIGTERM)
+            if _ABORT in said:
+                shutdown.abort()
+        shutdown.insistent = True
         if not shutdown.requested.is_set():
             tell(f"worker {self.orders.number}: the supervisor has ended, and so does this")
             shutdown.request(signal.SIGTERM)
 
+    def _hear(self) -> bytes | None:
+        """What the supervisor has said; empty if it has ended, None if it says nothing."""
+        try:
+            return self._control.recv(100, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return b""
+
     def close(self) -> None:
         """Leave; whoever does so last when there is no supervisor any more removes the rest."""
-        with suppress(OSError):
-            if self._control.recv(1, socket.MSG_DONTWAIT) == b"":
-                os.rmdir(self.orders.directory)
+        while said := self._hear():
+            pass
+        if said == b"":
+            _remove_directory(self.orders.directory)
         self._control.close()
+
+
+def _remove_directory(path: str) -> None:
+    """Remove the workers' directory, unless some of them live."""
+    with suppress(OSError):
+        with os.scandir(path) as entries:
+            for entry in entries:
+                _remove_dead(entry.path)
+        os.rmdir(path)
+
+
+def _remove_dead(path: str) -> None:
+    """Remove the socket of a worker that was killed: one that refuses connections."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        refused = False
+        with suppress(OSError):  # its worker lives, or has removed it by now
+            refused = probe.connect_ex(path) == errno.ECONNREFUSED
+    if refused:
+        with suppress(FileNotFoundError):
+            os.unlink(path)
 
 
 def _with_port(endpoint: Endpoint, port: int) -> Endpoint:
@@ -301,13 +371,21 @@ def worker_command(words: Sequence[str], child_command: Sequence[str] | None) ->
         child_command: What stood behind ``--``, if there was one.
     """
     options: list[str] = []
-    if sys.flags.isolated:
-        options.append("-I")
-    elif not {"", os.getcwd()} & set(sys.path):
+    for flag, option in _FLAGS.items():
+        options += [option] * int(getattr(sys.flags, flag))
+    if not _searches_here():
         options.append("-P")  # `-m` would let modules of this directory come first
-    if sys.flags.dev_mode:
-        options += ["-X", "dev"]
+    for name, value in sys._xoptions.items():
+        options += ["-X", name if value is True else f"{name}={value}"]
     options += [f"-W{option}" for option in sys.warnoptions]
     package = __name__.partition(".")[0]
     behind = [] if child_command is None else ["--", *child_command]
     return [sys.executable, *options, "-m", package, *words, *behind]
+
+
+def _searches_here() -> bool:
+    try:
+        here = os.getcwd()
+    except OSError:  # it was removed, so there is nothing to be found in it
+        return False
+    return not {"", here}.isdisjoint(sys.path)

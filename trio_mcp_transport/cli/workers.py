@@ -15,8 +15,12 @@ Theory of operation:
   again, ever more slowly, as long as any other serves; where none is left and one place has
   failed so many times in a row, the supervisor gives up.
 * SIGHUP replaces one worker after the other: the new one is ready before the old one is
-  told to end, which may then take as long as its clients need. If a new one cannot start,
-  those that are there stay. Whoever fills a place holds its lock.
+  told to end. If a new one cannot start, those that are there stay. Whoever fills a place
+  holds its lock.
+* A worker that was told to end takes as long as its clients need, but no longer than
+  `patience`, which is above what it allows itself: whoever takes longer hangs, is told to
+  abort, and is killed soon after. Orders go over the control socket, never by signals (why:
+  see `worker_process`).
 * SIGINT and SIGTERM first cancel all of that, then end the workers; a second one cuts this
   short. However this ends, no worker, socket file or directory is left. If the supervisor is
   killed its workers notice that and end; then only the file of a Unix socket stays, which the
@@ -33,19 +37,20 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 
 import trio
 
-from ..endpoints import Endpoint, TcpEndpoint, UnixEndpoint
+from ..endpoints import MAX_SOCKET_PATH_BYTES, Endpoint, TcpEndpoint, UnixEndpoint
 from ..errors import ConfigurationError, TransportError
 from ..transports.tcp import host_and_port, open_listeners
 from ..transports.unix import open_listener
+from ..transports.worker_seat import MAX_ROUTE_NAME_BYTES
 from ..web_endpoints import WebEndpoint
 from .running import ExitStatus, Shutdown
 from .terminal import tell
-from .worker_process import Listening, Orders, Worker, WorkerFailed, start_worker
+from .worker_process import Listening, Orders, Worker, WorkerFailed, how_ended, start_worker
 from .worker_restarts import Restarts
 
 __all__ = ["Supervisor", "check_workers"]
@@ -54,6 +59,8 @@ __all__ = ["Supervisor", "check_workers"]
 _GIVE_UP_AFTER = 8
 #: On top of the seconds that workers may take by themselves.
 _PATIENCE_SECONDS = 10.0
+#: Where directories go whose paths would be too long elsewhere.
+_FALLBACK = "/tmp"
 #: For workers that were told to abort.
 _ABORT_SECONDS = 5.0
 
@@ -122,6 +129,29 @@ def _listening(
     return Listening(port=port, key=key, descriptors=[sock.fileno() for sock in sockets])
 
 
+def _make_directory() -> str:
+    """A directory for the sockets by which the workers reach each other.
+
+    It is where temporary files are, or in ``/tmp`` if its path would be too long there: that
+    is found out here, not by each worker.
+
+    Raises:
+        ConfigurationError: It is too long there as well.
+    """
+    places = dict.fromkeys([tempfile.gettempdir(), _FALLBACK])
+    room = MAX_SOCKET_PATH_BYTES - MAX_ROUTE_NAME_BYTES - 1
+    for place in places:
+        with suppress(OSError):
+            path = tempfile.mkdtemp(prefix="trio-mcp-", dir=place)
+            if len(os.fsencode(path)) <= room:
+                return path
+            os.rmdir(path)
+    raise ConfigurationError(
+        f"--workers: no directory for sockets can be made in {' or '.join(places)}, with a path"
+        f" of at most {room} bytes: set TMPDIR to another place"
+    )
+
+
 class _Place:
     """Room for one worker.
 
@@ -166,7 +196,9 @@ class Supervisor:
         """Start the workers and keep them, until the shutdown; returns the exit status.
 
         Raises:
+            ConfigurationError: There is no place for the workers' sockets.
             ConnectFailed: An endpoint cannot be listened at.
+            OSError: No process can be started.
             TransportError: The workers die as soon as they live.
         """
         # What a receiver has not read when it closes is raised again.
@@ -174,7 +206,7 @@ class Supervisor:
         try:
             with trio.open_signal_receiver(signal.SIGHUP) as hangups:
                 with shutdown.cancelling():
-                    self._directory = tempfile.mkdtemp(prefix="trio-mcp-")
+                    self._directory = _make_directory()
                     for endpoint in self._endpoints:
                         self._opened.append(await _open(endpoint))
                     async with trio.open_nursery() as self._nursery:
@@ -235,10 +267,12 @@ class Supervisor:
     async def _watch(self, place: _Place, worker: Worker) -> None:
         status = await worker.wait()
         self._forget(worker)
-        if place.worker is not worker:
-            return  # it was replaced
+        if place.worker is not worker:  # it was replaced
+            if status < 0:
+                tell(f"worker {worker.number} has ended before it was done ({how_ended(status)})")
+            return
         place.worker = None
-        tell(f"worker {worker.number} has ended unexpectedly ({_how(status)})")
+        tell(f"worker {worker.number} has ended unexpectedly ({how_ended(status)})")
         await self._revive(place, trio.current_time() - worker.ready_at)
 
     async def _revive(self, place: _Place, lived: float) -> None:
@@ -279,7 +313,7 @@ class Supervisor:
                     tell(f"SIGHUP: those before go on, as {error}")
                     return
             if old is not None:
-                old.end()
+                self._nursery.start_soon(self._replaced, old)
         tell("SIGHUP: all workers are new")
 
     # -- to the end ---------------------------------------------------------------------
@@ -292,35 +326,39 @@ class Supervisor:
                 if entry.name.startswith(f"{worker.number}-"):
                     os.unlink(entry.path)
 
+    async def _replaced(self, worker: Worker) -> None:
+        """Let a worker end that another one has replaced."""
+        await self._end([worker])
+        if worker in self._living:
+            tell(f"worker {worker.number} has not ended in {self._patience:g} seconds: aborting")
+            await self._abort([worker])
+
     async def _end_all(self) -> None:
-        """Let the workers end in good order, within their time."""
         for opened in self._opened:
             opened.close()  # or clients would wait for workers that never come
-        for worker in self._living:
-            worker.end()
-        with trio.move_on_after(self._patience):
-            await self._wait_all()
+        await self._end(list(self._living))
 
     async def _abort_all(self) -> None:
-        """End those that are left."""
-        for worker in self._living:
+        await self._abort(list(self._living))
+
+    async def _end(self, workers: Collection[Worker]) -> None:
+        """Let workers end in good order, within their time."""
+        for worker in workers:
+            worker.end()
+        with trio.move_on_after(self._patience):
+            await self._wait_for(workers)
+
+    async def _abort(self, workers: Collection[Worker]) -> None:
+        """End workers, those that do not take notice as well."""
+        for worker in workers:
             worker.abort()
         with trio.move_on_after(_ABORT_SECONDS):
-            await self._wait_all()
-        for worker in self._living:
+            await self._wait_for(workers)
+        for worker in self._living.intersection(workers):
             worker.kill()
-        await self._wait_all()
+        await self._wait_for(workers)
 
-    async def _wait_all(self) -> None:
-        for worker in list(self._living):
+    async def _wait_for(self, workers: Collection[Worker]) -> None:
+        for worker in workers:
             await worker.wait()
             self._forget(worker)
-
-
-def _how(status: int) -> str:
-    if status >= 0:
-        return f"exit status {status}"
-    try:
-        return signal.Signals(-status).name
-    except ValueError:
-        return f"signal {-status}"

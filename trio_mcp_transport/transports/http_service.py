@@ -37,7 +37,7 @@ from ..abc import (
     MessageChannel,
 )
 from ..endpoints import join_host_port
-from ..errors import LocalProtocolError, RemoteProtocolError
+from ..errors import ConnectFailed, LocalProtocolError, RemoteProtocolError
 from ..limits import ChannelOptions
 from ..sansio.mcp_http.options import HttpServerOptions
 from ..sansio.mcp_http.replies import Reply, error_reply, method_not_allowed, unavailable
@@ -342,15 +342,23 @@ class HttpService:
     ) -> bool:
         """Hand a request over to the worker that has its session; False if there is none."""
         assert self._routes is not None
-        facts, principal = admitted.facts, admitted.principal
         try:
             return await self._routes.forward(
-                owner, carrier, facts, principal, body, nursery=self.nursery
+                owner,
+                carrier,
+                admitted.facts,
+                admitted.principal,
+                body,
+                at_end=self._stopping() if carrier.head.method == "GET" else None,
+                nursery=self.nursery,
             )
         except trio.TooSlowError:
             text = "the process that has the session is busy"
-            write_reply(carrier, unavailable(text, self.options.retry_after))
-            return True
+        except ConnectFailed as error:
+            text = "the process that has the session cannot be reached"
+            self._runtime.report("request.failed", f"{text}: {error}", error)
+        write_reply(carrier, unavailable(text, self.options.retry_after))
+        return True
 
     def _cut_off(self, size: int) -> None:
         self._runtime.report(

@@ -15,17 +15,21 @@ Theory of operation:
   compresses it. The body is read before the request is handed over, so whoever sends it
   slowly occupies one worker alone.
 * Nothing is handed over twice, and what cannot be handed over, as its worker is gone, is
-  treated as if its id were any unknown one: 404, after which clients begin a new session.
+  treated as if its id were any unknown one: 404, after which clients begin a new session. As
+  they throw the old one away then, only a missing socket, or one that refuses, says so;
+  whatever else keeps this worker from connecting will pass: 503.
 * The client's end, or a response that is broken off, travels as the end of the connection.
   What the client does not take is not read from the owner, which then holds it, within its
   bounds, and notices that it is not taken; only how long that may last is decided here, by
   whoever has the client.
 * A worker that comes to its end lets the GETs end that it has handed over, so that their
-  clients ask again, elsewhere, while the sessions go on.
+  clients ask again, elsewhere, while the sessions go on. Those that have no answer yet get
+  one from here: 503. All others are short, so they are handed over as ever, and waited for.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import math
 import os
@@ -43,9 +47,10 @@ from ..errors import ConnectFailed, LocalProtocolError
 from ..limits import ChannelOptions
 from ..reporting import lone_exception, report
 from ..sansio.http1 import EndOfBody, ResponseEvent
+from ..sansio.mcp_http.replies import Reply
 from ..security.facts import ConnectionFacts
 from .accept import AcceptLoop, SocketAcceptor
-from .http_request import HttpRequestStream
+from .http_request import HttpRequestStream, write_reply
 from .http_unsent import Unsent
 from .outbox import Outbox
 from .session_handover import (
@@ -63,6 +68,8 @@ __all__ = ["SessionRoutes", "TakesOver", "worker_of"]
 
 _ID = re.compile(r"([1-9][0-9]{0,8})\.[-0-9A-Z_a-z]{1,128}")
 _END = EndOfBody()
+#: What connecting says of a worker that has ended, in good order or not.
+_NO_WORKER_ERRNOS = frozenset({errno.ENOENT, errno.ECONNREFUSED})
 _GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
 #: Requests that others handed over and that are being answered; more wait in the backlog.
 _MAX_HANDED_OVER = 4096
@@ -135,7 +142,8 @@ class SessionRoutes:
         if self._acceptor is not None:
             self._acceptor.close()
 
-    def _path(self, worker: int) -> str:
+    def path(self, worker: int) -> str:
+        """Where a worker takes over requests of this endpoint."""
         return os.path.join(self._directory, f"{worker}-{self._name}")
 
     # -- to other workers ---------------------------------------------------------------
@@ -148,6 +156,7 @@ class SessionRoutes:
         principal: str | None,
         body: bytes | None,
         *,
+        at_end: Reply | None,
         nursery: trio.Nursery,
     ) -> bool:
         """Hand a request over; what comes back is written to its response by another task.
@@ -158,6 +167,8 @@ class SessionRoutes:
             facts: About its connection, as admission left them.
             principal: Whose it is, as admission found.
             body: All of it; None if it was not read.
+            at_end: For a response that may end at any time: what to answer if this worker comes
+                to its end before there is an answer. None for one that is waited for.
             nursery: Where that task runs.
 
         Returns:
@@ -165,12 +176,16 @@ class SessionRoutes:
 
         Raises:
             trio.TooSlowError: It takes no connections; nothing was done.
+            ConnectFailed: This worker cannot connect to any, as it has no room; nothing was
+                done.
         """
         try:
             with trio.fail_after(_CONNECT_SECONDS):
-                sock = await open_socket(UnixEndpoint(path=self._path(worker)))
-        except ConnectFailed:
-            return False
+                sock = await open_socket(UnixEndpoint(path=self.path(worker)))
+        except ConnectFailed as error:
+            if error.errno in _NO_WORKER_ERRNOS:
+                return False
+            raise
         head = request.head
         handed = HandedOver(
             head.method,
@@ -182,8 +197,8 @@ class SessionRoutes:
             principal,
             body,
         )
-        relay = _Relay(SocketStream(sock), request)
-        if body is None:
+        relay = _Relay(SocketStream(sock), request, at_end)
+        if at_end is not None:
             self._streams.add(relay)
             if self._stopping:
                 relay.stop()
@@ -210,7 +225,7 @@ class SessionRoutes:
         Raises:
             OSError: The socket cannot be bound, or accepting failed for good.
         """
-        sock, file = await bind_socket_file(self._path(self._number), 0o600, None, None)
+        sock, file = await bind_socket_file(self.path(self._number), 0o600, None, None)
         self._acceptor = SocketAcceptor([sock], partial(file.remove, self._on_event))
         try:
             task_status.started()
@@ -227,11 +242,15 @@ class _Relay:
     Args:
         stream: The connection to that worker, owned from now on.
         request: The request.
+        at_end: See `SessionRoutes.forward`.
     """
 
-    def __init__(self, stream: SocketStream, request: HttpRequestStream) -> None:
+    def __init__(
+        self, stream: SocketStream, request: HttpRequestStream, at_end: Reply | None
+    ) -> None:
         self._stream = stream
         self._request = request
+        self._at_end = at_end
         self._scope = trio.CancelScope()
         self._stopped = self._has_begun = self._complete = False
         request.on_gone = self._scope.cancel
@@ -239,7 +258,7 @@ class _Relay:
             self._scope.cancel()
 
     def stop(self) -> None:
-        """End a response that may end at any time."""
+        """End a response that may end at any time, or answer in its place."""
         self._stopped = True
         self._scope.cancel()
 
@@ -267,10 +286,12 @@ class _Relay:
         if self._complete or request.gone:
             return
         request.on_gone = None
-        if self._stopped and self._has_begun:
+        if not self._stopped or self._at_end is None:
+            request.abort()
+        elif self._has_begun:
             request.write(_END)  # its client asks again
         else:
-            request.abort()
+            write_reply(request, self._at_end)
 
 
 class _Loop(AcceptLoop):

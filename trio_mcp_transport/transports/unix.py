@@ -85,21 +85,21 @@ async def open_socket(endpoint: UnixEndpoint) -> socket.socket:
     Who is at its other end was not looked at: see `make_context`.
 
     Raises:
-        ConnectFailed: Nobody listens there.
+        ConnectFailed: Nobody listens there, or this side has no room; its `errno` says what.
         FeatureUnavailable: As for `connect`.
     """
     _check_platform(endpoint)
     check_available(endpoint.compression)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        sock.setblocking(False)
-        await _connect_socket(sock, _address(endpoint.path))
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.setblocking(False)
+            await _connect_socket(sock, _address(endpoint.path))
+        except BaseException:
+            sock.close()
+            raise
     except OSError as error:
-        sock.close()
         raise connect_failed(f"cannot connect to {endpoint.label}", error) from error
-    except BaseException:
-        sock.close()
-        raise
     return sock
 
 

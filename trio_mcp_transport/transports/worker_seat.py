@@ -18,7 +18,11 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeAlias
 
-__all__ = ["SocketKey", "WorkerSeat", "current_seat", "take_seat"]
+__all__ = ["MAX_ROUTE_NAME_BYTES", "SocketKey", "WorkerSeat", "current_seat", "take_seat"]
+
+#: Of the longest name of a socket by which another worker reaches this one (`session_routes`):
+#: a number of nine digits, and a digest.
+MAX_ROUTE_NAME_BYTES = 9 + 1 + 16
 
 #: What tells listening sockets apart: host and port of the endpoint as it is written, but with
 #: the real port, or the path of a Unix socket.
