@@ -19,7 +19,7 @@ from .results import Environment, Row, describe_number
 __all__ = ["Watched", "encode_record", "print_comparisons", "tell_losses", "watch"]
 
 #: How often what seems to be lost is measured again.
-MORE_ROUNDS = 3
+MORE_ROUNDS = 6
 
 #: Measures cases so many times; the rows are of all that was measured of a case so far.
 Measure = Callable[[Sequence[Case], int], Awaitable[list[Row]]]
