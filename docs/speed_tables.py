@@ -1,7 +1,7 @@
 """Makes the tables and pictures of the page on speed, from two kept runs of the benchmarks.
 
     trio-mcp bench --json docs/discussion/speed/run.json
-    trio-mcp bench --grid --rounds 3 --json docs/discussion/speed/grid.json
+    trio-mcp bench --grid --json docs/discussion/speed/grid.json
     python docs/speed_tables.py
 
 What it writes stands beside the runs and is part of the tree; a test says when it is not what
