@@ -8,6 +8,7 @@ library is used.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
@@ -21,7 +22,6 @@ _AS_INTEGER_BYTES: Final = 1024
 #: Bytes that are translated at a time: what is larger than the processor's cache takes twice as
 #: long. Divisible by four, so that each piece begins with the key's first byte.
 _PIECE_BYTES: Final = 64 * 1024
-_XOR: Final = [bytes(byte ^ key for byte in range(256)) for key in range(256)]
 
 
 def mask_in_python(data: bytes | bytearray | memoryview, key: bytes | bytearray) -> bytes:
@@ -31,7 +31,7 @@ def mask_in_python(data: bytes | bytearray | memoryview, key: bytes | bytearray)
         keys = (bytes(key) * (size // 4 + 1))[:size]
         mixed = int.from_bytes(data, "little") ^ int.from_bytes(keys, "little")
         return mixed.to_bytes(size, "little")
-    tables = [_XOR[byte] for byte in key]
+    tables = [_xor_table(byte) for byte in key]
     mixed_pieces = []
     for start in range(0, size, _PIECE_BYTES):
         piece = bytearray(data[start : start + _PIECE_BYTES])
@@ -39,6 +39,12 @@ def mask_in_python(data: bytes | bytearray | memoryview, key: bytes | bytearray)
             piece[place::4] = piece[place::4].translate(table)
         mixed_pieces.append(piece)
     return b"".join(mixed_pieces)
+
+
+@functools.cache
+def _xor_table(key: int) -> bytes:
+    """What each byte becomes."""
+    return bytes(byte ^ key for byte in range(256))
 
 
 def choose_mask() -> Mask:
