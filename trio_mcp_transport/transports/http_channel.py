@@ -82,6 +82,7 @@ class HttpServerChannel(MessageChannel):
         self._receiver: trio.lowlevel.Task | None = None
         self._receiver_busy = False
         self._end_told = False
+        self._just_begun = True
         self._deliver_to: Callable[[Message], object] | None = None
         self._ended_to: Callable[[Exception], object] | None = None
         self._session_id: str | None = None
@@ -389,9 +390,10 @@ class HttpServerChannel(MessageChannel):
     async def receive(self) -> Message:
         """Wait for one message. See `MessageChannel.receive`.
 
-        Where it is the end that comes, other tasks need not have had their turn: of these
-        channels there is one for each request, and the first time it is told, its task is
-        nearly done. From the second time on they have.
+        It is a checkpoint, but for two cases in which other tasks need not have had their
+        turn, since of these channels there is one for each request. With the first message,
+        the channel's task has only just begun; and the first time that the end is told, it is
+        nearly done.
         """
         if self._receiver_busy or self._deliver_to is not None:
             raise trio.BusyResourceError("another task is receiving")
@@ -400,7 +402,10 @@ class HttpServerChannel(MessageChannel):
             await trio.lowlevel.checkpoint_if_cancelled()
             if self._has_input():
                 message = self._take_first()
-                await trio.lowlevel.cancel_shielded_checkpoint()
+                if self._just_begun:
+                    self._just_begun = False
+                else:
+                    await trio.lowlevel.cancel_shielded_checkpoint()
                 return message
             while not self._has_input():
                 await self._park()
