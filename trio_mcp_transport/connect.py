@@ -65,6 +65,7 @@ async def connect_channel(
 
     Args:
         nursery: Must stay open as long as the channel; cancelling it breaks the channel.
+            Its block ends only once the channel is closed, as tasks may wait there for work.
         endpoint: A string, mapping or object, as `parse_endpoint` reads it.
         on_event: Gets the faults that no caller would see; they are logged without it.
         on_stderr: Gets each line of a child process's stderr, for ``stderr="capture"``.

@@ -439,6 +439,26 @@ async def channel_to(
             channel.abort()
 
 
+async def test_one_task_carries_quick_requests_until_the_channel_is_closed() -> None:
+    async def handler(server: SocketStream) -> None:
+        while request := await read_request(server):
+            await server.send_all(answer_to(request))
+
+    async with pool_of(handler) as (pool, _), trio.open_nursery() as nursery:
+        channel = HttpClientChannel(
+            pool, HttpClientOptions(url="http://example.com/mcp"), nursery=nursery
+        )
+        tasks: set[trio.lowlevel.Task] = set()
+        for number in range(4):
+            await channel.send(modern(number))
+            assert isinstance(await channel.receive(), Response)
+            await trio.testing.wait_all_tasks_blocked()
+            if number:  # the first one had a connection to open
+                tasks |= nursery.child_tasks
+        assert len(tasks) == 1
+        await channel.aclose()
+
+
 async def test_a_modern_request_that_is_cancelled_closes_its_kept_connection() -> None:
     async def handler(server: SocketStream) -> None:
         await server.send_all(answer_to(await read_request(server)))

@@ -48,6 +48,7 @@ from .http_client_two_path import TwoPathWire
 from .http_client_wire import Wire
 from .http_sender import HttpSender
 from .inbox import Inbox
+from .reused_tasks import ReusedTasks
 
 __all__ = ["HttpClientChannel"]
 
@@ -90,7 +91,7 @@ class HttpClientChannel(MessageChannel):
         owns_sender: bool = True,
     ) -> None:
         self._sender = sender
-        self._nursery = nursery
+        self._tasks = ReusedTasks(self._run, nursery, "trio_mcp_transport exchange")
         self._context = context or ChannelContext(transport="http")
         self._options = options = options or ChannelOptions()
         self._on_event = on_event
@@ -365,15 +366,20 @@ class HttpClientChannel(MessageChannel):
     def _start(self, exchange: Exchange) -> None:
         self._running.add(exchange)
         try:
-            self._nursery.start_soon(self._run, exchange, name="trio_mcp_transport exchange")
+            self._tasks.start_soon(exchange)
         except RuntimeError as error:  # the nursery has ended
             cause = ConnectionLost("the nursery that the channel was opened in has ended")
             cause.__cause__ = error
             self._fail(cause)
 
-    async def _run(self, exchange: Exchange) -> None:
-        """The task of an exchange: never raises but what ends everything anyway."""
+    async def _run(self, exchange: Exchange) -> bool:
+        """The task of an exchange: never raises but what ends everything anyway.
+
+        Returns:
+            Whether it was one of the quick ones, which mostly follow one another.
+        """
         cause: Exception | None = None
+        is_over = False
         try:
             is_over = exchange.given_up or await self._wire.carry_at_once(exchange)
             if not is_over and not exchange.given_up:
@@ -391,6 +397,7 @@ class HttpClientChannel(MessageChannel):
         finally:
             self._running.discard(exchange)
         self._settle(exchange, cause)
+        return is_over
 
     def _settle(self, exchange: Exchange, cause: Exception | None) -> None:
         """An exchange is over: see to it that its request has ended exactly once."""
@@ -531,6 +538,7 @@ class HttpClientChannel(MessageChannel):
     def _let_go(self, *, keep: bool) -> None:
         """Stop everything and wake whoever waits here."""
         self._inbox.close(keep=keep)
+        self._tasks.close()
         self._line.close(self._state.ending)
         self._wire.abort()
         if self._owns_sender:
