@@ -15,6 +15,7 @@ from typing import Literal, TypeAlias, Unpack
 
 import trio
 
+from . import security
 from .abc import EventHandler, MessageChannel
 from .conversation import Dispatcher
 from .endpoint_parser import EndpointSpec
@@ -34,7 +35,6 @@ from .registry import ChannelOverrides, StderrHandler, connect_endpoint, resolve
 from .reporting import choose_failure, flatten, report_task_failure
 from .sansio.eras import EraCache
 from .sansio.metadata import LogLevel
-from .security.tls_contexts import TlsClient
 from .transports.http_sender import AsyncHttpClient, HttpSender
 
 __all__ = ["HttpClient", "connect_channel", "open_channel", "open_peer"]
@@ -55,7 +55,7 @@ async def connect_channel(
     on_event: EventHandler | None = None,
     on_stderr: StderrHandler | None = None,
     client: HttpClient | None = None,
-    tls: TlsClient | None = None,
+    tls: security.TlsClient | None = None,
     **options: Unpack[ChannelOverrides],
 ) -> MessageChannel:
     """Connect to an endpoint; the channel's background tasks run in your nursery.
@@ -117,7 +117,7 @@ def open_channel(
     on_event: EventHandler | None = None,
     on_stderr: StderrHandler | None = None,
     client: HttpClient | None = None,
-    tls: TlsClient | None = None,
+    tls: security.TlsClient | None = None,
     **options: Unpack[ChannelOverrides],
 ) -> AbstractAsyncContextManager[MessageChannel]:
     """Connect to an endpoint for the length of an ``async with`` block.
@@ -234,7 +234,7 @@ def open_peer(
     on_event: EventHandler | None = None,
     on_stderr: StderrHandler | None = None,
     client: HttpClient | None = None,
-    tls: TlsClient | None = None,
+    tls: security.TlsClient | None = None,
     era_cache: EraCache | None = None,
     **options: Unpack[ChannelOverrides],
 ) -> AbstractAsyncContextManager[Peer]:

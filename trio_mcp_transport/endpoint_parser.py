@@ -24,7 +24,6 @@ The forms, with one address as the example of each:
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import NoReturn, TypeAlias, TypeGuard
@@ -214,6 +213,8 @@ def _from_url(text: str, transport: str | None) -> _Normal:
 def _read_json(text: str) -> Mapping[str, object]:
     # The standard library's reader, as it can refuse doubled keys. Its errors tell
     # positions and never content.
+    import json
+
     try:
         decoded: object = json.loads(
             text, object_pairs_hook=_refuse_doubles, parse_constant=_refuse_constant

@@ -10,7 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from importlib import import_module
-from typing import NamedTuple, Self, TypeAlias, TypedDict, TypeGuard, TypeVar, cast
+from typing import (
+    TYPE_CHECKING,
+    NamedTuple,
+    Self,
+    TypeAlias,
+    TypedDict,
+    TypeGuard,
+    TypeVar,
+    cast,
+)
 
 import msgspec
 import trio
@@ -21,9 +30,11 @@ from .endpoint_schemes import register_scheme, unregister_scheme
 from .endpoints import Endpoint, ProcessEndpoint
 from .errors import ConfigurationError
 from .limits import Framing, WhenFull
-from .security.tls_contexts import TlsClient, TlsServer
 from .tls_endpoints import TlsEndpoint, TlsUnixEndpoint
 from .web_endpoints import WebEndpoint
+
+if TYPE_CHECKING:
+    from .security.tls_contexts import TlsClient, TlsServer
 
 __all__ = [
     "ChannelOverrides",
@@ -50,12 +61,12 @@ StderrHandler: TypeAlias = Callable[[str], object]
 ListenFunction: TypeAlias = Callable[[E, EventHandler | None], Awaitable[MessageListener]]
 
 
-_ConnectWithTls: TypeAlias = Callable[
-    [trio.Nursery, Endpoint, EventHandler | None, TlsClient], Awaitable[MessageChannel]
-]
-_ListenWithTls: TypeAlias = Callable[
-    [Endpoint, EventHandler | None, TlsServer], Awaitable[MessageListener]
-]
+_ConnectWithTls: TypeAlias = (
+    "Callable[[trio.Nursery, Endpoint, EventHandler | None, TlsClient], Awaitable[MessageChannel]]"
+)
+_ListenWithTls: TypeAlias = (
+    "Callable[[Endpoint, EventHandler | None, TlsServer], Awaitable[MessageListener]]"
+)
 
 
 class ChannelOverrides(TypedDict, total=False):

@@ -13,6 +13,7 @@ from typing import Unpack
 
 import trio
 
+from . import security
 from .abc import ChannelEvent, EventHandler, MessageChannel, MessageListener
 from .conversation import Dispatcher
 from .endpoint_parser import EndpointSpec
@@ -27,8 +28,6 @@ from .limits import (
 from .peer import Peer
 from .registry import ChannelOverrides, listen_endpoint, resolve_endpoint, uses_tls
 from .reporting import choose_failure, report
-from .security.admission import Authenticator
-from .security.tls_contexts import TlsServer
 from .stores.events import EventStore
 from .transports.http_serving import HttpMode, HttpServing, SchemaLookup
 
@@ -42,11 +41,11 @@ async def serve_channels(
     stop: trio.Event | None = None,
     drain: float = DEFAULT_DRAIN_SECONDS,
     http: HttpMode = "exchange",
-    authenticate: Authenticator | None = None,
+    authenticate: security.Authenticator | None = None,
     event_store: EventStore | None = None,
     header_schema: SchemaLookup | None = None,
     told_revisions: tuple[str, ...] = (),
-    tls: TlsServer | None = None,
+    tls: security.TlsServer | None = None,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
     **options: Unpack[ChannelOverrides],
 ) -> None:
@@ -114,7 +113,7 @@ async def _serve(
     task_status: trio.TaskStatus[list[str]],
     on_stop: Callable[[], object] = lambda: None,
     *,
-    tls: TlsServer | None = None,
+    tls: security.TlsServer | None = None,
 ) -> None:
     if not endpoints:
         raise ConfigurationError("there is no endpoint to listen at")
@@ -252,9 +251,9 @@ async def serve_peers(
     on_event: EventHandler | None = None,
     stop: trio.Event | None = None,
     drain: float = DEFAULT_DRAIN_SECONDS,
-    authenticate: Authenticator | None = None,
+    authenticate: security.Authenticator | None = None,
     event_store: EventStore | None = None,
-    tls: TlsServer | None = None,
+    tls: security.TlsServer | None = None,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
     **options: Unpack[ChannelOverrides],
 ) -> None:

@@ -10,8 +10,8 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from .. import security
 from ..sansio.mcp_http.mirrored import HeaderSchema
-from ..security.admission import Authenticator
 from ..stores.events import EventStore
 
 __all__ = ["HttpMode", "HttpServing", "SchemaLookup"]
@@ -37,7 +37,7 @@ class HttpServing(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     mode: HttpMode = "exchange"
-    authenticate: Authenticator | None = None
+    authenticate: security.Authenticator | None = None
     event_store: EventStore | None = None
     header_schema: SchemaLookup | None = None
     revisions: tuple[str, ...] | None = None

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import outcome
 import trio
@@ -46,13 +45,15 @@ _CONTROL_MESSAGES = 1000
 _KINDS = (Request, Notification, Response, ErrorResponse)
 
 
-@dataclass(slots=True, eq=False)
 class _Ticket:
     """A sender's place in line; without messages, that of somebody who flushes."""
 
-    task: trio.lowlevel.Task
-    messages: Sequence[Message]
-    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    __slots__ = ("messages", "scope", "task")
+
+    def __init__(self, task: trio.lowlevel.Task, messages: Sequence[Message]) -> None:
+        self.task = task
+        self.messages = messages
+        self.scope = trio.CancelScope()
 
 
 class _Lane:
