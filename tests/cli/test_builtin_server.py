@@ -10,9 +10,10 @@ from typing import Literal
 import msgspec
 import pytest
 import trio
+from exchange_channel import PushedChannel, modern
 from trio.testing import MockClock
 
-from trio_mcp_transport import ConnectionLost, Notification, Peer, RpcError, open_peer
+from trio_mcp_transport import ConnectionLost, Notification, Peer, Response, RpcError, open_peer
 from trio_mcp_transport.cli.builtin_server import BuiltinServer
 from trio_mcp_transport.lifecycle import negotiate
 from trio_mcp_transport.serve import serve_channels
@@ -183,6 +184,33 @@ async def test_after_stop_what_is_in_work_finishes_first(autojump_clock: MockClo
         await peer.wait_closed()
         with pytest.raises(ConnectionLost):
             await peer.request("ping")
+
+
+@pytest.mark.parametrize("seconds", [4, 3600])
+async def test_exchanges_end_in_time_after_end_soon(
+    seconds: float, autojump_clock: MockClock
+) -> None:
+    server = BuiltinServer(drain=5)
+    request = modern(1, "tools/call", name="slow", arguments={"seconds": seconds, "steps": 1})
+    async with trio.open_nursery() as nursery:
+        channel = PushedChannel(nursery, request)
+        nursery.start_soon(server.serve, channel)
+        await trio.testing.wait_all_tasks_blocked()
+        server.end_soon()
+        assert not channel.sent
+    assert trio.current_time() == pytest.approx(min(seconds, 5))
+    assert (server.running, server.cancelled) == (0, seconds > 5)
+
+
+async def test_an_exchange_that_comes_after_end_soon_is_answered() -> None:
+    server = BuiltinServer()
+    server.end_soon()
+    request = modern(1, "tools/call", name="echo", arguments={"text": "late"})
+    async with trio.open_nursery() as nursery:
+        channel = PushedChannel(nursery, request)
+        await server.serve(channel)
+    (answer,) = channel.sent
+    assert isinstance(answer, Response)
 
 
 async def test_keepalives_come_unasked_and_are_announced(autojump_clock: MockClock) -> None:

@@ -24,6 +24,7 @@ from ..jsonrpc import ErrorCode
 from ..limits import DEFAULT_DRAIN_SECONDS
 from ..peer import Peer
 from ..router import Router
+from ..serve import PeerHandler
 
 __all__ = ["PROMPT_NAME", "RESOURCE_URI", "BuiltinServer"]
 
@@ -128,7 +129,13 @@ class BuiltinServer:
         cancelled: Calls of it that were cancelled.
     """
 
-    def __init__(self, *, keepalive: float | None = None, state_key: bytes | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        keepalive: float | None = None,
+        state_key: bytes | None = None,
+        drain: float = DEFAULT_DRAIN_SECONDS,
+    ) -> None:
         """Make one.
 
         Args:
@@ -136,8 +143,10 @@ class BuiltinServer:
                 is sent, also one that never asked anything; None for none. Clients are
                 told of them as the experimental capability ``keepalive``.
             state_key: As for `Router`.
+            drain: Seconds that work has to finish when this side ends, or a client does.
         """
         self._keepalive = keepalive
+        self._drain = drain
         capabilities: dict[str, object] = {"tools": {}, "resources": {}, "prompts": {}}
         if keepalive is not None:
             told = {"enabled": True, "intervalMs": round(keepalive * 1000)}
@@ -150,6 +159,7 @@ class BuiltinServer:
             instructions="A server to try clients and transports with.",
             state_key=state_key,
         )
+        self._exchanges = PeerHandler(self.router, drain=drain)
         self.running = 0
         self.cancelled = 0
         tools = [
@@ -171,31 +181,28 @@ class BuiltinServer:
         method("prompts/list")(self._list_prompts)
         method("prompts/get", params=_Prompt)(self._get_prompt)
 
-    async def serve(
-        self,
-        channel: MessageChannel,
-        *,
-        stop: trio.Event | None = None,
-        drain: float = DEFAULT_DRAIN_SECONDS,
-    ) -> None:
+    async def serve(self, channel: MessageChannel, stop: trio.Event | None = None) -> None:
         """Serve one client until it ends.
 
         Args:
             channel: Owned from now on.
             stop: Once it is set, what is in work may finish, then the channel is closed.
-            drain: Seconds for that, and for what is in work when the client ends.
+                That of an exchange is closed by itself then, or by `end_soon`: there are too
+                many of them for each to have a task that waits for this.
 
         Raises:
             ChannelBroken: The channel failed.
         """
-        peer = Peer(channel, self.router, drain=drain)
-        if self._keepalive is None or channel.context.exchange:
+        if channel.context.exchange:
+            await self._exchanges.serve(channel)
+            return
+        peer = Peer(channel, self.router, drain=self._drain)
+        if self._keepalive is None:
             await peer.run(stop)
             return
         failure: ChannelBroken | None = None
         async with trio.open_nursery() as nursery:
-            if self._keepalive is not None:
-                nursery.start_soon(_send_keepalives, peer, self._keepalive)
+            nursery.start_soon(_send_keepalives, peer, self._keepalive)
             try:
                 await peer.run(stop)
             except ChannelBroken as error:
@@ -203,6 +210,10 @@ class BuiltinServer:
             nursery.cancel_scope.cancel()
         if failure is not None:  # outside of the nursery, which would wrap it
             raise failure
+
+    def end_soon(self) -> None:
+        """End the exchanges that would go on for ever, such as subscriptions."""
+        self._exchanges.end_soon()
 
     # -- tools ------------------------------------------------------------------------
 

@@ -158,14 +158,12 @@ def run(arguments: argparse.Namespace) -> int:
     drain: float = arguments.drain
     handler: _Handler
     gateway: Gateway | None = None
+    end_exchanges: Callable[[], object] = _nothing
     if command is None:
         seconds = _keepalive_seconds(arguments.keepalive_ms, os.environ.get("MCP_KEEPALIVE_MS"))
         key = None if post is None else post.orders.state_key
-        server = BuiltinServer(keepalive=seconds, state_key=key)
-
-        async def handler(channel: MessageChannel, stop: trio.Event) -> None:
-            await server.serve(channel, stop=stop, drain=drain)
-
+        server = BuiltinServer(keepalive=seconds, state_key=key, drain=drain)
+        handler, end_exchanges = server.serve, server.end_soon
     else:
         if arguments.keepalive_ms is not None:
             raise ConfigurationError("--keepalive-ms is for the built-in server, not for COMMAND")
@@ -186,13 +184,14 @@ def run(arguments: argparse.Namespace) -> int:
             gateway,
             announce=post.announce,
             lingers=_LAST_REQUESTS_SECONDS,
+            on_finish=end_exchanges,
         )
         return run_command(partial(_serve_at, post, serve))
     if workers is not None:
         command_line = worker_command(arguments.own_words, command)
         supervisor = Supervisor(command_line, endpoints, workers, drain + _CLOSING_SECONDS)
         return run_command(supervisor.run)
-    return run_command(partial(_serve, endpoints, handler, drain, gateway))
+    return run_command(partial(_serve, endpoints, handler, drain, gateway, on_finish=end_exchanges))
 
 
 async def _serve_at(
@@ -208,6 +207,10 @@ async def _serve_at(
     finally:
         post.close()
     return status
+
+
+def _nothing() -> None:
+    pass
 
 
 def _tell_listening(endpoints: Sequence[str]) -> None:
@@ -232,20 +235,23 @@ async def _serve(
     shutdown: Shutdown,
     announce: _Announce = _tell_listening,
     lingers: float = 0.0,
+    on_finish: Callable[[], object] = _nothing,
 ) -> int:
     if len(endpoints) == 1 and isinstance(endpoints[0], StdioEndpoint):
         # There is one client, so its failure is the command's.
         await _serve_stdio(endpoints[0], handler, shutdown)
         return ExitStatus.OK
 
-    finish = trio.Event() if lingers else shutdown.requested
-    served = trio.Event()
+    finish, served = trio.Event(), trio.Event()
+    ending = trio.CancelScope()
 
-    async def linger() -> None:
-        await shutdown.requested.wait()
-        with trio.move_on_after(lingers):
-            await served.wait()
-        finish.set()
+    async def end() -> None:
+        with ending:
+            await shutdown.requested.wait()
+            with trio.move_on_after(lingers):
+                await served.wait()
+            finish.set()
+            on_finish()
 
     async def serve_one(channel: MessageChannel) -> None:
         context = channel.context
@@ -294,9 +300,10 @@ async def _serve(
                     )
                 )
             announce(bound)
-            if lingers:
-                around.start_soon(linger)
+            around.start_soon(end)
         served.set()
+        if not shutdown.requested.is_set():
+            ending.cancel()
         if gateway is not None:
             gateway.stop()
         if hangups is not None:
