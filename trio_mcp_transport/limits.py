@@ -46,6 +46,7 @@ __all__ = [
     "MAX_BATCH_MESSAGES",
     "MAX_CANCELLED_CLOSE_SECONDS",
     "MAX_ENVELOPE_MEMBERS",
+    "MAX_HANDED_OVER",
     "MAX_HEADER_BYTES",
     "MAX_INPUT_ROUNDS",
     "MAX_NESTING_DEPTH",
@@ -174,6 +175,9 @@ DEFAULT_MAX_SESSIONS = 1000
 #: Seconds that an event store may take for one call; then the exchange that waits for it
 #: fails, and nothing is held up by a store that never answers.
 EVENT_STORE_TIMEOUT = 30.0
+#: Requests of legacy sessions that one worker of ``serve --workers`` answers on behalf of the
+#: others at a time; more wait in the backlog.
+MAX_HANDED_OVER = 4096
 #: Bytes that all responses of one HTTP server hold for clients that do not take them: 16
 #: of the largest messages, or 256 KiB for each of 1,000 connections.
 DEFAULT_MAX_UNSENT_BYTES = 256 * 1024 * 1024

@@ -44,7 +44,7 @@ import trio
 from ..abc import ChannelBroken, ChannelEvent, EventHandler
 from ..endpoints import UnixEndpoint
 from ..errors import ConnectFailed, LocalProtocolError
-from ..limits import ChannelOptions
+from ..limits import MAX_HANDED_OVER, ChannelOptions
 from ..reporting import lone_exception, report
 from ..sansio.http1 import EndOfBody, ResponseEvent
 from ..sansio.mcp_http.replies import Reply
@@ -71,8 +71,6 @@ _END = EndOfBody()
 #: What connecting says of a worker that has ended, in good order or not.
 _NO_WORKER_ERRNOS = frozenset({errno.ENOENT, errno.ECONNREFUSED})
 _GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
-#: Requests that others handed over and that are being answered; more wait in the backlog.
-_MAX_HANDED_OVER = 4096
 #: A worker whose backlog is full for so long does not work.
 _CONNECT_SECONDS = 5.0
 #: The other worker knows how long a client may take nothing, and ends the connection then.
@@ -300,7 +298,7 @@ class _Loop(AcceptLoop):
     def __init__(
         self, acceptor: SocketAcceptor, service: TakesOver, on_event: EventHandler | None
     ) -> None:
-        super().__init__("workers", _MAX_HANDED_OVER, on_event)
+        super().__init__("workers", MAX_HANDED_OVER, on_event)
         self._acceptor = acceptor
         self._service = service
 
