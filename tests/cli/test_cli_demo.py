@@ -7,11 +7,11 @@ README's command runs it as it is.
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 
 import msgspec
 import pytest
 import trio
+from msgspec.structs import replace
 
 from trio_mcp_transport import features
 from trio_mcp_transport.cli import demo, main

@@ -115,6 +115,17 @@ def test_every_octet_is_judged_alike_wherever_it_stands(octet: int) -> None:
         all_tell_the_same_of_responses(answer, "GET")
 
 
+@pytest.mark.parametrize("space", [b" ", b"\t", b" \t", b"\t\t "])
+@pytest.mark.parametrize(
+    "line", [b"Transfer-Encoding:chunked", b"Content-Length:5", b"Connection: close", b"X:a", b""]
+)
+def test_space_behind_a_value_is_no_part_of_it(line: bytes, space: bytes) -> None:
+    body = b"5\r\nhello\r\n0\r\n\r\n"
+    for fields in (line + space, space + line + space):
+        all_tell_the_same_of_requests(b"POST /m HTTP/1.1\r\nHost: a\r\n%b\r\n\r\n" % fields + body)
+        all_tell_the_same_of_responses(b"HTTP/1.1 200 OK\r\n%b\r\n\r\n" % fields + body, "GET")
+
+
 @given(st.sampled_from([GET, POST, CHUNKED, GET.replace(b"1.1", b"1.0")]), heads, st.binary())
 def test_requests_are_read_and_refused_alike(first: bytes, made: list[bytes], body: bytes) -> None:
     start, _, rest = first.partition(b"\r\n\r\n")

@@ -95,9 +95,12 @@ def _parse_with_httptools(lines: list[bytes]) -> list[HeaderField]:
     import httptools
 
     found = _Found()
+    # What may stand behind a value is no part of it (RFC 9110, section 5.5), but to httptools
+    # "chunked" is another coding with a tab behind it.
+    bare = [line.rstrip(b" \t") for line in lines]
     try:
         httptools.HttpRequestParser(found).feed_data(
-            _REQUEST_LINE + b"\r\n".join(lines) + b"\r\n\r\n"
+            _REQUEST_LINE + b"\r\n".join(bare) + b"\r\n\r\n"
         )
     except httptools.HttpParserUpgrade:
         pass  # the fields say so, and it is not the engine that decides about it
