@@ -126,6 +126,14 @@ def test_space_behind_a_value_is_no_part_of_it(line: bytes, space: bytes) -> Non
         all_tell_the_same_of_responses(b"HTTP/1.1 200 OK\r\n%b\r\n\r\n" % fields + body, "GET")
 
 
+def test_a_host_that_comes_twice_is_refused_in_requests_alone() -> None:
+    hosts = b"Host:a\r\nHOST: a"
+    all_tell_the_same_of_requests(b"GET /m HTTP/1.1\r\n%b\r\n\r\n" % hosts)
+    answer = b"HTTP/1.1 200 OK\r\n%b\r\nContent-Length: 0\r\n\r\n" % hosts
+    all_tell_the_same_of_responses(answer, "GET")
+    assert isinstance(told(ReadResponses(method="GET"), answer)[0], ResponseHead)
+
+
 @given(st.sampled_from([GET, POST, CHUNKED, GET.replace(b"1.1", b"1.0")]), heads, st.binary())
 def test_requests_are_read_and_refused_alike(first: bytes, made: list[bytes], body: bytes) -> None:
     start, _, rest = first.partition(b"\r\n\r\n")

@@ -78,6 +78,9 @@ class FieldParser:
 
 
 def _parse_with_h11(lines: list[bytes]) -> list[HeaderField]:
+    if sum(line[:5].lower() == b"host:" for line in lines) > 1:
+        # More than a request may have, which h11 takes this for; a response may have any number.
+        return [field for line in lines for field in _parse_with_h11([line])]
     # A connection per head: creating one costs a thirtieth of what parsing does, and it
     # never holds a byte of the next message.
     connection = h11.Connection(h11.SERVER)
