@@ -15,6 +15,8 @@ from trio_mcp_transport.transports.reused_tasks import ReusedTasks
 
 _WHO: ContextVar[str] = ContextVar("_WHO", default="nobody")
 
+_KEPT: ContextVar[object] = ContextVar("_KEPT")
+
 
 class _Job:
     """What a job saw, and when it may end."""
@@ -148,9 +150,15 @@ async def test_what_a_job_raises_leaves_the_nursery() -> None:
 
 
 async def test_an_idle_task_holds_nothing_of_its_last_job() -> None:
+    async def keep(job: _Job) -> bool:
+        await trio.lowlevel.checkpoint()
+        _KEPT.set(job)
+        return True
+
     async with trio.open_nursery() as nursery:
-        tasks = ReusedTasks(_work, nursery, "a job")
+        tasks = ReusedTasks(keep, nursery, "a job")
         gone = weakref.ref((await _finished(tasks))[0])
         gc.collect()
         assert gone() is None
+        assert len(nursery.child_tasks) == 1
         tasks.close()

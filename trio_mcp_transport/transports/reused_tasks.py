@@ -9,7 +9,7 @@ whoever started it, and with nothing left over from the job before.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from typing import Generic, TypeVar
 
 import outcome
@@ -76,6 +76,7 @@ class ReusedTasks(Generic[T]):
     async def _next_job(self) -> T | None:
         task = trio.lowlevel.current_task()
         self._spare.append(task)
+        task.context = Context()  # the last job's may hold much
 
         def give_up(_: object) -> trio.lowlevel.Abort:
             self._spare.remove(task)
