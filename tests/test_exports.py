@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
+import subprocess
+import sys
 import tomllib
 import types
 import typing
@@ -63,6 +65,25 @@ def test_a_face_lists_exactly_what_it_offers(face: str) -> None:
     }
     offered -= {"annotations"}
     assert set(names_of(face)) - {"__version__"} == offered
+
+
+def test_what_is_imported_when_it_is_asked_for_is_listed_and_is_what_it_should_be() -> None:
+    code = """
+import sys
+from trio_mcp_transport import security
+assert "TlsClient" in dir(security) and "__name__" in dir(security)
+assert "TlsClient" not in vars(security)
+assert not any(name.endswith(("tls_contexts", "admission")) for name in sys.modules)
+from trio_mcp_transport.security import *
+assert TlsClient is security.TlsClient is vars(security)["TlsClient"]
+assert TlsClient is sys.modules["trio_mcp_transport.security.tls_contexts"].TlsClient
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_what_a_face_lacks_is_named() -> None:
+    with pytest.raises(AttributeError, match=r"'trio_mcp_transport.security'.*'Tls'"):
+        getattr(trio_mcp_transport.security, "Tls")  # noqa: B009 (mypy knows it too)
 
 
 @pytest.mark.parametrize("face", FACES)

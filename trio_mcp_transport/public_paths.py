@@ -27,6 +27,8 @@ def show_public_paths(face: str) -> None:
 def import_later(face: str, modules: Mapping[str, str]) -> Callable[[str], object]:
     """Make the ``__getattr__`` of a face (PEP 562) that imports names as they are asked for.
 
+    They are listed by `dir` before that.
+
     Args:
         face: The name of the package.
         modules: The module in it that has a name, for each of them.
@@ -41,6 +43,8 @@ def import_later(face: str, modules: Mapping[str, str]) -> Callable[[str], objec
         setattr(sys.modules[face], name, value)  # found at once from now on
         return value
 
+    scope = vars(sys.modules[face])
+    scope["__dir__"] = lambda: sorted({*scope, *modules})
     return find
 
 
