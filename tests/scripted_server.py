@@ -231,6 +231,7 @@ class ScriptedServer(HttpSender):
     Attributes:
         at_once: Whether it takes requests that are sent at once, as a pool with a free
             connection does.
+        on_request: Called with each body, in the task that sends it.
     """
 
     at_once = False
@@ -243,6 +244,7 @@ class ScriptedServer(HttpSender):
         self.closed = False
         self.unwritten = False
         self.refuse: Exception | None = None
+        self.on_request: Callable[[bytes], object] = bool
 
     def request(
         self,
@@ -254,6 +256,7 @@ class ScriptedServer(HttpSender):
         head_timeout: float = math.inf,
         on_written: Callable[[], object] | None = None,
     ) -> AbstractAsyncContextManager[HttpResponse]:
+        self.on_request(body)
         return self._request(method, url, headers, body, head_timeout, on_written)
 
     def begin(
@@ -269,6 +272,7 @@ class ScriptedServer(HttpSender):
             return None
         if self.refuse is not None:
             raise self.refuse
+        self.on_request(body)
         exchange = Exchange(method, url, headers, body, math.inf)
         self.seen.append(exchange)
         self.open += 1

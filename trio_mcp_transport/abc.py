@@ -371,7 +371,7 @@ class MessageChannel(trio.abc.Channel[Message]):
         Raises:
             trio.EndOfChannel: The peer will send no more; sending still works. On an exchange
                 (`ChannelContext.exchange`) it may be told once without giving other tasks a
-                turn, though a cancellation is noticed.
+                turn, though a cancellation is noticed; so may the request that began it.
             ChannelBroken: The channel failed, after all that came before was delivered.
             trio.ClosedResourceError: This side closed the channel.
             trio.BusyResourceError: Another task is receiving.

@@ -11,7 +11,7 @@ import functools
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from types import TracebackType
-from typing import Literal, TypeAlias, Unpack
+from typing import Literal, Protocol, TypeAlias, Unpack, runtime_checkable
 
 import trio
 
@@ -65,7 +65,6 @@ async def connect_channel(
 
     Args:
         nursery: Must stay open as long as the channel; cancelling it breaks the channel.
-            Its block ends only once the channel is closed, as tasks may wait there for work.
         endpoint: A string, mapping or object, as `parse_endpoint` reads it.
         on_event: Gets the faults that no caller would see; they are logged without it.
         on_stderr: Gets each line of a child process's stderr, for ``stderr="capture"``.
@@ -154,6 +153,13 @@ def open_channel(
     return _OpenChannel(connect, on_event)
 
 
+@runtime_checkable
+class _KeepsTasks(Protocol):
+    """A channel that can keep tasks for later, where they may hold their nursery open."""
+
+    keeps_tasks: bool
+
+
 class _OpenChannel(AbstractAsyncContextManager[MessageChannel]):
     """Owns a channel and the nursery of its background tasks.
 
@@ -178,6 +184,8 @@ class _OpenChannel(AbstractAsyncContextManager[MessageChannel]):
         except BaseException as error:
             await self._end_tasks(error)  # noqa: ASYNC102 (a cancelled nursery ends)
             raise
+        if isinstance(self._channel, _KeepsTasks):
+            self._channel.keeps_tasks = True
         return self._channel
 
     async def __aexit__(

@@ -176,7 +176,7 @@ DEFAULT_MAX_SESSIONS = 1000
 #: fails, and nothing is held up by a store that never answers.
 EVENT_STORE_TIMEOUT = 30.0
 #: Requests of legacy sessions that one worker of ``serve --workers`` answers on behalf of the
-#: others at a time; more wait in the backlog.
+#: others at a time: those of four others that have all of their own. More wait in the backlog.
 MAX_HANDED_OVER = 4096
 #: Bytes that all responses of one HTTP server hold for clients that do not take them: 16
 #: of the largest messages, or 256 KiB for each of 1,000 connections.

@@ -10,20 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from importlib import import_module
-from typing import (
-    TYPE_CHECKING,
-    NamedTuple,
-    Self,
-    TypeAlias,
-    TypedDict,
-    TypeGuard,
-    TypeVar,
-    cast,
-)
+from typing import NamedTuple, Self, TypeAlias, TypedDict, TypeGuard, TypeVar, cast
 
 import msgspec
 import trio
 
+from . import security
 from .abc import EventHandler, MessageChannel, MessageListener
 from .endpoint_parser import EndpointSpec, parse_endpoint
 from .endpoint_schemes import register_scheme, unregister_scheme
@@ -32,9 +24,6 @@ from .errors import ConfigurationError
 from .limits import Framing, WhenFull
 from .tls_endpoints import TlsEndpoint, TlsUnixEndpoint
 from .web_endpoints import WebEndpoint
-
-if TYPE_CHECKING:
-    from .security.tls_contexts import TlsClient, TlsServer
 
 __all__ = [
     "ChannelOverrides",
@@ -61,12 +50,12 @@ StderrHandler: TypeAlias = Callable[[str], object]
 ListenFunction: TypeAlias = Callable[[E, EventHandler | None], Awaitable[MessageListener]]
 
 
-_ConnectWithTls: TypeAlias = (
-    "Callable[[trio.Nursery, Endpoint, EventHandler | None, TlsClient], Awaitable[MessageChannel]]"
-)
-_ListenWithTls: TypeAlias = (
-    "Callable[[Endpoint, EventHandler | None, TlsServer], Awaitable[MessageListener]]"
-)
+_ConnectWithTls: TypeAlias = Callable[
+    [trio.Nursery, Endpoint, EventHandler | None, "security.TlsClient"], Awaitable[MessageChannel]
+]
+_ListenWithTls: TypeAlias = Callable[
+    [Endpoint, EventHandler | None, "security.TlsServer"], Awaitable[MessageListener]
+]
 
 
 class ChannelOverrides(TypedDict, total=False):
@@ -215,7 +204,7 @@ async def connect_endpoint(
     endpoint: Endpoint,
     on_event: EventHandler | None,
     on_stderr: StderrHandler | None = None,
-    tls: TlsClient | None = None,
+    tls: security.TlsClient | None = None,
 ) -> MessageChannel:
     """Connect with the endpoint's transport, however long that takes.
 
@@ -242,7 +231,7 @@ async def connect_endpoint(
 
 
 async def listen_endpoint(
-    endpoint: Endpoint, on_event: EventHandler | None, tls: TlsServer | None = None
+    endpoint: Endpoint, on_event: EventHandler | None, tls: security.TlsServer | None = None
 ) -> MessageListener:
     """Begin to listen with the endpoint's transport.
 

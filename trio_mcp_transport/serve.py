@@ -220,22 +220,25 @@ class PeerHandler:
             on_event=on_event,
         )
         self._peers: set[Peer] = set()
-        self._ending = False
+        self._ending = trio.Event()
 
     async def serve(self, channel: MessageChannel) -> None:
         """Run a peer on a channel."""
         peer = self._make(channel)
-        if self._ending and not channel.context.exchange:  # that is to be answered
-            peer.end_soon()
         self._peers.add(peer)
         try:
-            await peer.run()
+            # One that comes late ends soon as well, but answers what it brings: an exchange
+            # that is its request.
+            await peer.run(self._ending if self._ending.is_set() else None)
         finally:
             self._peers.discard(peer)
 
     def end_soon(self) -> None:
-        """Tell all peers, those to come as well, to end as soon as they are done."""
-        self._ending = True
+        """Tell all peers, those to come as well, to end as soon as they are done.
+
+        What is not done within `drain` seconds is cut off.
+        """
+        self._ending.set()
         # One task waits for the stop on behalf of all, as there may be a peer per request.
         for peer in list(self._peers):
             peer.end_soon()

@@ -202,6 +202,18 @@ async def test_exchanges_end_in_time_after_end_soon(
     assert (server.running, server.cancelled) == (0, seconds > 5)
 
 
+async def test_an_exchange_that_comes_after_end_soon_ends_in_time(
+    autojump_clock: MockClock,
+) -> None:
+    server = BuiltinServer(drain=5)
+    server.end_soon()
+    request = modern(1, "tools/call", name="slow", arguments={"seconds": 3600})
+    async with trio.open_nursery() as nursery:
+        await server.serve(PushedChannel(nursery, request))
+    assert trio.current_time() == pytest.approx(5)
+    assert server.cancelled == 1
+
+
 async def test_an_exchange_that_comes_after_end_soon_is_answered() -> None:
     server = BuiltinServer()
     server.end_soon()

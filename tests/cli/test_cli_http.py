@@ -200,6 +200,27 @@ async def test_what_is_not_answered_when_the_drain_is_over_gets_an_error() -> No
         assert msgspec.convert(given_up["error"], dict[str, object])["code"] == -32603
 
 
+async def test_what_a_server_has_not_done_when_its_drain_is_over_gets_an_error() -> None:
+    listen = "http://127.0.0.1:0/mcp"
+    async with running("serve", "--drain", "0.2", "--listen", listen) as server:
+        url = await server.wait_listening("http")
+        # Without being told of the end, they would have 20 seconds more.
+        with trio.fail_after(15):
+            async with running("connect", url) as bridge:
+                await bridge.write(INITIALIZE)
+                assert await bridge.read_line()
+                await bridge.write(INITIALIZED + SLOW.replace(b'0.2,"steps":2', b'90,"steps":900'))
+                while b"progress" not in await bridge.read_line():
+                    pass
+                server.signal(signal.SIGTERM)
+                while b'"id":"s"' not in (line := await bridge.read_line()):
+                    pass
+                assert b'"error"' in line
+                assert (await server.finish()).status == 128 + signal.SIGTERM
+                await bridge.close_stdin()
+                await bridge.finish()
+
+
 async def test_what_is_not_answered_when_the_stream_breaks_gets_an_error() -> None:
     query = "?sse_path=/sse&message_path=/messages"
     async with running("serve", "--listen", f"http://127.0.0.1:0/mcp{query}") as server:

@@ -439,7 +439,8 @@ async def channel_to(
             channel.abort()
 
 
-async def test_one_task_carries_quick_requests_until_the_channel_is_closed() -> None:
+@pytest.mark.parametrize("keeps_tasks", [True, False])
+async def test_one_task_carries_quick_requests_where_it_may_be_kept(keeps_tasks: bool) -> None:
     async def handler(server: SocketStream) -> None:
         while request := await read_request(server):
             await server.send_all(answer_to(request))
@@ -448,6 +449,7 @@ async def test_one_task_carries_quick_requests_until_the_channel_is_closed() -> 
         channel = HttpClientChannel(
             pool, HttpClientOptions(url="http://example.com/mcp"), nursery=nursery
         )
+        channel.keeps_tasks = keeps_tasks
         tasks: set[trio.lowlevel.Task] = set()
         for number in range(4):
             await channel.send(modern(number))
@@ -455,7 +457,7 @@ async def test_one_task_carries_quick_requests_until_the_channel_is_closed() -> 
             await trio.testing.wait_all_tasks_blocked()
             if number:  # the first one had a connection to open
                 tasks |= nursery.child_tasks
-        assert len(tasks) == 1
+        assert len(tasks) == keeps_tasks
         await channel.aclose()
 
 

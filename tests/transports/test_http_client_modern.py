@@ -67,10 +67,9 @@ async def test_a_json_answer_is_received_with_what_it_belongs_to(
     assert answer.related_to == 7
     await wait_all_tasks_blocked()
     assert server.open == 0
+    assert not nursery.child_tasks
     await channel.aclose()
     assert server.closed
-    await wait_all_tasks_blocked()
-    assert not nursery.child_tasks
 
 
 async def test_a_stream_brings_notifications_and_then_the_answer(

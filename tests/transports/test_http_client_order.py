@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
+
 import pytest
 import trio
 from scripted_server import JSON, URL, ScriptedServer, event, make_channel
@@ -21,11 +23,15 @@ from trio_mcp_transport import (
     OutboxOverflow,
     Request,
     Response,
+    decode_message,
 )
 from trio_mcp_transport.limits import CONTROL_LANE_BYTES
 from trio_mcp_transport.transports.http_client_channel import HttpClientChannel
 
 pytestmark = pytest.mark.channel
+
+
+_SENDER: ContextVar[str] = ContextVar("_SENDER", default="nobody")
 
 
 @pytest.fixture
@@ -52,6 +58,37 @@ async def test_what_is_sent_after_a_notification_waits_until_the_server_has_it(
     (await server.next("one")).respond(202)
     await wait_all_tasks_blocked()
     assert methods(server) == ["one", "two", "three"]
+    channel.abort()
+
+
+async def test_what_had_to_wait_goes_out_with_the_context_of_its_sender(
+    nursery: trio.Nursery, server: ScriptedServer
+) -> None:
+    channel = make_channel(nursery, server, max_exchanges=3)
+    senders: dict[str, str] = {}
+
+    def note(body: bytes) -> None:
+        message = decode_message(body)
+        assert isinstance(message, Request | Notification)
+        senders[message.method] = _SENDER.get()
+
+    server.on_request = note
+
+    async def send(name: str, message: Message) -> None:
+        _SENDER.set(name)
+        await channel.send(message)
+
+    await send("first", Notification("first"))
+    await send("second", Request(1, "second"))  # waits in the queue
+    nursery.start_soon(send, "third", Request(2, "third"))
+    await wait_all_tasks_blocked()
+    nursery.start_soon(send, "fourth", Request(3, "fourth"))  # waits for admission
+    await wait_all_tasks_blocked()
+    _SENDER.set("nobody")
+    (await server.next("first")).respond(202)
+    for name in ("second", "third", "fourth"):
+        (await server.next(name)).answer({})
+    assert senders == {name: name for name in ("first", "second", "third", "fourth")}
     channel.abort()
 
 

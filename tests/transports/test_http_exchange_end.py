@@ -11,7 +11,8 @@ import trio
 from http_served import serving
 from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
-from trio_mcp_transport import MessageChannel, Request, Response
+from trio_mcp_transport import MessageChannel, Notification, Request, Response
+from trio_mcp_transport.transports.http_channel import HttpServerChannel
 
 RESULT: dict[str, object] = {"content": []}
 
@@ -40,6 +41,47 @@ async def test_an_exchange_that_is_over_does_not_wait_for_the_garbage_collector(
             assert [channel() for channel in channels] == [None] * 3
         finally:
             gc.enable()
+
+
+async def test_messages_behind_the_first_are_received_with_a_checkpoint() -> None:
+    received = 0
+
+    async def answer(channel: MessageChannel) -> None:
+        nonlocal received
+        assert isinstance(channel, HttpServerChannel)
+        request = await channel.receive()
+        assert isinstance(request, Request)
+        for name in ("one", "two"):
+            channel.deliver(Notification(name), 0)
+        for name in ("one", "two"):
+            with assert_checkpoints():
+                message = await channel.receive()
+            assert message == Notification(name)
+            received += 1
+        await channel.send(Response(request.id, RESULT))
+
+    async with serving(answer) as served:
+        client = served.connect()
+        await client.call()
+        assert (await client.json())[0] == 200
+        assert received == 2
+
+
+async def test_a_message_that_the_first_call_did_not_take_is_received_with_a_checkpoint() -> None:
+    async def answer(channel: MessageChannel) -> None:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await channel.receive()
+        assert scope.cancelled_caught
+        with assert_checkpoints():
+            request = await channel.receive()
+        assert isinstance(request, Request)
+        await channel.send(Response(request.id, RESULT))
+
+    async with serving(answer) as served:
+        client = served.connect()
+        await client.call()
+        assert (await client.json())[0] == 200
 
 
 async def test_the_end_of_an_exchange_is_a_checkpoint_from_the_second_time_on() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 
 import pytest
@@ -41,6 +43,19 @@ async def _work(job: _Job) -> bool:
     return job.more
 
 
+@asynccontextmanager
+async def kept() -> AsyncGenerator[tuple[ReusedTasks[_Job], trio.Nursery], None]:
+    """Tasks that are kept, in a nursery that is left when they are closed."""
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            tasks = ReusedTasks(_work, nursery, "a job")
+            tasks.keep = True
+            try:
+                yield tasks, nursery
+            finally:
+                tasks.close()
+
+
 async def _finished(tasks: ReusedTasks[_Job], count: int = 1) -> list[_Job]:
     """Jobs that were done at the same time."""
     jobs = [_Job() for _ in range(count)]
@@ -54,27 +69,29 @@ async def _finished(tasks: ReusedTasks[_Job], count: int = 1) -> list[_Job]:
 
 
 async def test_the_next_job_runs_in_the_task_of_the_one_before() -> None:
-    async with trio.open_nursery() as nursery:
-        tasks = ReusedTasks(_work, nursery, "a job")
+    async with kept() as (tasks, _):
         (first,) = await _finished(tasks)
         (second,) = await _finished(tasks)
         assert first.task is second.task
         assert first.task is not None
         assert first.task.name == "a job"
-        tasks.close()
+
+
+async def test_unless_they_are_to_be_kept_tasks_end_with_their_job() -> None:
+    async with trio.open_nursery() as nursery:
+        tasks = ReusedTasks(_work, nursery, "a job")
+        await _finished(tasks, 2)
+        assert not nursery.child_tasks
 
 
 async def test_jobs_at_the_same_time_have_tasks_of_their_own() -> None:
-    async with trio.open_nursery() as nursery:
-        tasks = ReusedTasks(_work, nursery, "a job")
+    async with kept() as (tasks, _):
         jobs = await _finished(tasks, 3)
         assert len({job.task for job in jobs}) == 3
-        tasks.close()
 
 
 async def test_a_job_has_the_context_of_whoever_started_it() -> None:
-    async with trio.open_nursery() as nursery:
-        tasks = ReusedTasks(_work, nursery, "a job")
+    async with kept() as (tasks, _):
         token = _WHO.set("one caller")
         (first,) = await _finished(tasks)
         _WHO.set("another")
@@ -82,29 +99,26 @@ async def test_a_job_has_the_context_of_whoever_started_it() -> None:
         _WHO.reset(token)
         assert (first.who, second.who) == ("one caller", "another")
         assert second.task is first.task
-        tasks.close()
 
 
 async def test_after_a_burst_most_tasks_end() -> None:
-    async with trio.open_nursery() as nursery:
-        tasks = ReusedTasks(_work, nursery, "a job")
+    async with kept() as (tasks, nursery):
         await _finished(tasks, reused_tasks._MAX_SPARE + 5)
         assert len(nursery.child_tasks) == reused_tasks._MAX_SPARE
-        tasks.close()
 
 
 async def test_a_task_ends_after_a_job_that_is_not_likely_to_be_followed() -> None:
-    async with trio.open_nursery() as nursery:
-        tasks = ReusedTasks(_work, nursery, "a job")
+    async with kept() as (tasks, nursery):
         job = _Job()
         job.more = False
         tasks.start_soon(job)
         job.may_end.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert not nursery.child_tasks
 
 
 async def test_close_lets_the_nursery_end_and_what_is_at_work_finish() -> None:
-    async with trio.open_nursery() as nursery:
-        tasks = ReusedTasks(_work, nursery, "a job")
+    async with kept() as (tasks, nursery):
         await _finished(tasks, 2)
         last = _Job()
         tasks.start_soon(last)
@@ -117,8 +131,7 @@ async def test_close_lets_the_nursery_end_and_what_is_at_work_finish() -> None:
 
 
 async def test_a_cancelled_nursery_ends_idle_tasks_and_what_is_at_work() -> None:
-    async with trio.open_nursery() as nursery:
-        tasks = ReusedTasks(_work, nursery, "a job")
+    async with kept() as (tasks, nursery):
         await _finished(tasks, 2)
         last = _Job()
         tasks.start_soon(last)
@@ -130,8 +143,7 @@ async def test_a_cancelled_nursery_ends_idle_tasks_and_what_is_at_work() -> None
 
 
 async def test_a_job_given_to_a_task_as_its_nursery_is_cancelled_runs_to_its_first_wait() -> None:
-    async with trio.open_nursery() as nursery:
-        tasks = ReusedTasks(_work, nursery, "a job")
+    async with kept() as (tasks, nursery):
         await _finished(tasks)
         last = _Job()
         tasks.start_soon(last)
@@ -149,7 +161,7 @@ async def test_what_a_job_raises_leaves_the_nursery() -> None:
             ReusedTasks(fail, nursery, "a job").start_soon(_Job())
 
 
-async def test_an_idle_task_holds_nothing_of_its_last_job() -> None:
+async def test_an_idle_task_holds_nothing_of_its_jobs() -> None:
     async def keep(job: _Job) -> bool:
         await trio.lowlevel.checkpoint()
         _KEPT.set(job)
@@ -157,8 +169,10 @@ async def test_an_idle_task_holds_nothing_of_its_last_job() -> None:
 
     async with trio.open_nursery() as nursery:
         tasks = ReusedTasks(keep, nursery, "a job")
-        gone = weakref.ref((await _finished(tasks))[0])
-        gc.collect()
-        assert gone() is None
-        assert len(nursery.child_tasks) == 1
+        tasks.keep = True
+        for _ in range(3):  # the first comes with its task, the others to it
+            gone = weakref.ref((await _finished(tasks))[0])
+            gc.collect()
+            assert gone() is None
+            assert len(nursery.child_tasks) == 1
         tasks.close()

@@ -212,7 +212,7 @@ class BuiltinServer:
             raise failure
 
     def end_soon(self) -> None:
-        """End the exchanges that would go on for ever, such as subscriptions."""
+        """Give exchanges, those to come as well, `drain` seconds to finish."""
         self._exchanges.end_soon()
 
     # -- tools ------------------------------------------------------------------------

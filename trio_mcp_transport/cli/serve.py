@@ -184,14 +184,16 @@ def run(arguments: argparse.Namespace) -> int:
             gateway,
             announce=post.announce,
             lingers=_LAST_REQUESTS_SECONDS,
-            on_finish=end_exchanges,
+            end_exchanges=end_exchanges,
         )
         return run_command(partial(_serve_at, post, serve))
     if workers is not None:
         command_line = worker_command(arguments.own_words, command)
         supervisor = Supervisor(command_line, endpoints, workers, drain + _CLOSING_SECONDS)
         return run_command(supervisor.run)
-    return run_command(partial(_serve, endpoints, handler, drain, gateway, on_finish=end_exchanges))
+    return run_command(
+        partial(_serve, endpoints, handler, drain, gateway, end_exchanges=end_exchanges)
+    )
 
 
 async def _serve_at(
@@ -235,31 +237,29 @@ async def _serve(
     shutdown: Shutdown,
     announce: _Announce = _tell_listening,
     lingers: float = 0.0,
-    on_finish: Callable[[], object] = _nothing,
+    end_exchanges: Callable[[], object] = _nothing,
 ) -> int:
     if len(endpoints) == 1 and isinstance(endpoints[0], StdioEndpoint):
         # There is one client, so its failure is the command's.
         await _serve_stdio(endpoints[0], handler, shutdown)
         return ExitStatus.OK
 
-    finish, served = trio.Event(), trio.Event()
-    ending = trio.CancelScope()
+    stop_handlers, listeners_done = trio.Event(), trio.Event()
 
-    async def end() -> None:
-        with ending:
-            await shutdown.requested.wait()
-            with trio.move_on_after(lingers):
-                await served.wait()
-            finish.set()
-            on_finish()
+    async def stop_handlers_in_time() -> None:
+        await shutdown.requested.wait()
+        with trio.move_on_after(lingers):
+            await listeners_done.wait()
+        stop_handlers.set()
+        end_exchanges()
 
     async def serve_one(channel: MessageChannel) -> None:
         context = channel.context
         try:
             if gateway is not None and (context.exchange or context.session is not None):
-                await gateway.serve(channel, stop=finish, drain=drain)
+                await gateway.serve(channel, stop=stop_handlers, drain=drain)
             else:
-                await handler(channel, finish)
+                await handler(channel, stop_handlers)
         except ChannelBroken:
             raise  # the client's, which the accept loop tells apart
         except TransportError as error:
@@ -277,6 +277,7 @@ async def _serve(
     groups = group_by_tls(endpoints)
     servers = [group.server for group in groups if group.server is not None]
     async with trio.open_nursery() as around:
+        around.start_soon(stop_handlers_in_time)
         if gateway is not None:
             await around.start(gateway.run)
         hangups: trio.CancelScope | None = None
@@ -300,10 +301,7 @@ async def _serve(
                     )
                 )
             announce(bound)
-            around.start_soon(end)
-        served.set()
-        if not shutdown.requested.is_set():
-            ending.cancel()
+        listeners_done.set()  # which nobody but `shutdown` brings about
         if gateway is not None:
             gateway.stop()
         if hangups is not None:

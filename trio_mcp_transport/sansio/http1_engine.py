@@ -78,9 +78,18 @@ class FieldParser:
 
 
 def _parse_with_h11(lines: list[bytes]) -> list[HeaderField]:
-    if sum(line[:5].lower() == b"host:" for line in lines) > 1:
-        # More than a request may have, which h11 takes this for; a response may have any number.
-        return [field for line in lines for field in _parse_with_h11([line])]
+    hosts = [place for place, line in enumerate(lines) if line[:5].lower() == b"host:"]
+    if len(hosts) > 1:
+        # More than a request may have, which h11 takes this for; in a response there may be any
+        # number. So all of them but the first are read under another name.
+        lines = lines.copy()
+        for place in hosts[1:]:
+            lines[place] = b"x" + lines[place]
+        fields = _parse_with_h11(lines)
+        for place in hosts[1:]:
+            name, value, *_ = fields[place]
+            fields[place] = make_field(name[1:], value)
+        return fields
     # A connection per head: creating one costs a thirtieth of what parsing does, and it
     # never holds a byte of the next message.
     connection = h11.Connection(h11.SERVER)

@@ -54,7 +54,9 @@ __all__ = [
     "unauthorized",
 ]
 
-if not _TYPE_CHECKING:  # ruff: ignore[non-empty-init-module] (it knows better)
+# Names are found by PEP 562, where a checker would take any name for one of these. A test
+# holds the lists together.
+if not _TYPE_CHECKING:  # ruff: ignore[non-empty-init-module]
     __getattr__ = _import_later(
         __name__,
         {

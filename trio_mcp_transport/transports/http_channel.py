@@ -391,20 +391,19 @@ class HttpServerChannel(MessageChannel):
         """Wait for one message. See `MessageChannel.receive`.
 
         It is a checkpoint, but for two cases in which other tasks need not have had their
-        turn, since of these channels there is one for each request. With the first message,
-        the channel's task has only just begun; and the first time that the end is told, it is
-        nearly done.
+        turn, since of these channels there is one for each request. If the first call finds a
+        message, the channel's task has only just begun; and the first time that the end is
+        told, it is nearly done.
         """
         if self._receiver_busy or self._deliver_to is not None:
             raise trio.BusyResourceError("another task is receiving")
         self._receiver_busy = True
+        just_begun, self._just_begun = self._just_begun, False
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
             if self._has_input():
                 message = self._take_first()
-                if self._just_begun:
-                    self._just_begun = False
-                else:
+                if not just_begun:
                     await trio.lowlevel.cancel_shielded_checkpoint()
                 return message
             while not self._has_input():

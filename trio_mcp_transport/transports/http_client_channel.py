@@ -5,12 +5,12 @@ alone: a request with modern `_meta` is a modern POST, `initialize` begins a ses
 everything else belongs to that session. So peers, bridges and programs that send messages by
 hand all just work.
 
-Theory of operation. Each message is an exchange, and a task in the caller's nursery, which
-ends with its answer; `SendLine` decides when it may start, a `Wire` carries it, `Inbox`
-takes what comes. A request that fails without an answer from the server gets an
-`ErrorResponse` of this side's own, whose `cause` says why: so each request that was sent
-ends exactly once. Cancelling a modern request closes its stream, which is how a server is
-told; a legacy one is told by `notifications/cancelled`.
+Theory of operation. Each message is an exchange, and has a task in the caller's nursery until
+its answer is here; the task may be kept for another one (`keeps_tasks`). `SendLine` decides
+when it may start, a `Wire` carries it, `Inbox` takes what comes. A request that fails without
+an answer from the server gets an `ErrorResponse` of this side's own, whose `cause` says why:
+so each request that was sent ends exactly once. Cancelling a modern request closes its
+stream, which is how a server is told; a legacy one is told by `notifications/cancelled`.
 """
 
 from __future__ import annotations
@@ -177,6 +177,18 @@ class HttpClientChannel(MessageChannel):
     @accept_batches.setter
     def accept_batches(self, accept: bool) -> None:
         self._port.accept_batches = accept
+
+    @property
+    def keeps_tasks(self) -> bool:
+        """Whether tasks wait for further messages, until this is closed; at first none does.
+
+        While one waits, the nursery is held open.
+        """
+        return self._tasks.keep
+
+    @keeps_tasks.setter
+    def keeps_tasks(self, keep: bool) -> None:
+        self._tasks.keep = keep
 
     @property
     def can_send_eof(self) -> bool:
@@ -373,16 +385,17 @@ class HttpClientChannel(MessageChannel):
             self._fail(cause)
 
     async def _run(self, exchange: Exchange) -> bool:
-        """The task of an exchange: never raises but what ends everything anyway.
+        """The work of an exchange: never raises but what ends everything anyway.
 
         Returns:
             Whether it was one of the quick ones, which mostly follow one another.
         """
         cause: Exception | None = None
-        is_over = False
+        was_quick = False
         try:
-            is_over = exchange.given_up or await self._wire.carry_at_once(exchange)
-            if not is_over and not exchange.given_up:
+            if not exchange.given_up:
+                was_quick = await self._wire.carry_at_once(exchange)
+            if not was_quick and not exchange.given_up:
                 with trio.CancelScope() as scope:
                     exchange.stop = scope.cancel
                     await self._wire.carry(exchange)
@@ -397,7 +410,7 @@ class HttpClientChannel(MessageChannel):
         finally:
             self._running.discard(exchange)
         self._settle(exchange, cause)
-        return is_over
+        return was_quick
 
     def _settle(self, exchange: Exchange, cause: Exception | None) -> None:
         """An exchange is over: see to it that its request has ended exactly once."""

@@ -21,6 +21,7 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextvars import Context, copy_context
 
 import outcome
 import trio
@@ -87,6 +88,7 @@ class Exchange:
         "begun",
         "cancels",
         "cause",
+        "context",
         "data",
         "generation",
         "given_up",
@@ -136,6 +138,7 @@ class Exchange:
         self.held: ErrorResponse | None = None
         self.parked: trio.Event | None = None
         self.resume: tuple[Reconnect, Exception] | None = None
+        self.context: Context | None = None
 
     @property
     def is_initialize(self) -> bool:
@@ -254,6 +257,7 @@ class SendLine:
             if exchange.cancels is not None:
                 exchange.cancels.is_cancelled = True
             if self._queue or not self._may_start(exchange):
+                exchange.context = copy_context()
                 self._queue.append(exchange)
             else:
                 self._begin(exchange)
@@ -263,7 +267,7 @@ class SendLine:
     def _serve_waiting(self) -> None:
         while self._waiting and self._has_room(len(self._waiting[0][1])):
             task, exchanges = self._waiting.popleft()
-            self._admit(exchanges)
+            task.context.copy().run(self._admit, exchanges)
             trio.lowlevel.reschedule(task)
 
     # -- order -----------------------------------------------------------------------
@@ -284,14 +288,20 @@ class SendLine:
             self._initializing = exchange
         self._start(exchange)
 
+    def _begin_queued(self, exchange: Exchange) -> None:
+        """Begin one whose turn has come, with the context variables of who sent it."""
+        context, exchange.context = exchange.context, None
+        assert context is not None
+        context.run(self._begin, exchange)
+
     def _pump(self) -> None:
         """Start what may start now, in order."""
         while self._queue and self._may_start(self._queue[0]):
-            self._begin(self._queue.popleft())
+            self._begin_queued(self._queue.popleft())
         if self._initializing is not None and self._delivering is None:
             for exchange in [found for found in self._queue if _is_ping(found)]:
                 self._queue.remove(exchange)
-                self._begin(exchange)
+                self._begin_queued(exchange)
         if self._settled and self.is_settled:
             tasks, self._settled = self._settled, []
             for task in tasks:
