@@ -65,6 +65,7 @@ TABLES = {
     "http": Table(
         ("http",), {"floor": "floor", "own h11": "ours, h11", "sdk": "SDK"}, ("floor", "sdk")
     ),
+    "sse": Table(("sse+http",), {"own": "``http``"}, ("own",)),
     "tls": Table(
         ("tls", "https"),
         {"own": "without TLS", "trio.SSLStream": "``trio.SSLStream``"},

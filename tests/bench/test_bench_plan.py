@@ -90,6 +90,7 @@ def test_what_lies_over_another_transport_is_held_against_that_and_shown_beside_
         assert "trio.SSLStream" in found["tls"].contestants
     assert {"trio-websocket", "websockets.trio"} <= set(found["ws"].contestants)
     assert found["tcp"].against == "floor"
+    assert found["sse+http"].own == "own http"
     assert own_transport("own ws") == "ws"
     assert own_transport("ours") is own_transport("own h11") is None
 

@@ -28,6 +28,7 @@ _UNDER: dict[Transport, str] = {
     "ws": "websocket",
     "wss": "websocket",
     "https": "http",
+    "sse+http": "http",
 }
 #: What a process has open beside its connections.
 _OTHER_DESCRIPTORS = 64

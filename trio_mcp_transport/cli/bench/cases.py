@@ -10,7 +10,8 @@ every contestant does that same work:
 * ``sdk``: the official Python SDK's own transport streams, where it has that transport.
 
 Over ``http`` the floor is bare h11 over a bare Trio stream, with the same bytes, and the SDK
-is its `Client` against its own server.
+is its `Client` against its own server. ``sse+http`` is the older HTTP+SSE, whose answers come by
+one stream of events; it is held against this package over ``http``.
 
 What is encrypted, and WebSocket, is held against this package without that, in the same run,
 and stands beside what others make of the same work (`plan` names them). Shared memory is held
@@ -56,7 +57,18 @@ Work: TypeAlias = Literal[
     "import",
 ]
 Transport: TypeAlias = Literal[
-    "stdio", "unix", "shm", "tcp", "tls", "ws", "wss", "http", "https", "memory", "none"
+    "stdio",
+    "unix",
+    "shm",
+    "tcp",
+    "tls",
+    "ws",
+    "wss",
+    "http",
+    "https",
+    "sse+http",
+    "memory",
+    "none",
 ]
 #: ``own NAME`` is this package over another transport, or with another engine.
 Contestant: TypeAlias = Literal[
@@ -81,7 +93,7 @@ ENCRYPTED: frozenset[Transport] = frozenset({"tls", "wss", "https"})
 #: Transports on which messages are in the frames of WebSocket.
 WEBSOCKETS: frozenset[Transport] = frozenset({"ws", "wss"})
 #: What goes over HTTP/1.1, one exchange for each request.
-OVER_HTTP: frozenset[Transport] = frozenset({"http", "https"})
+OVER_HTTP: frozenset[Transport] = frozenset({"http", "https", "sse+http"})
 
 #: What one JSON-RPC request of a tool call weighs.
 SMALL_BYTES = 150

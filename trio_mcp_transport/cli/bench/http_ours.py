@@ -31,6 +31,8 @@ from .processes import started_server, until_stdin_ends
 
 __all__ = ["client", "serve"]
 
+_PATH, _SSE_PATH = "/mcp", "/sse"
+
 
 class _Arguments(msgspec.Struct):
     text: str = ""
@@ -48,6 +50,8 @@ async def client(task: Task) -> AsyncGenerator[Callable[[int], Awaitable[None]],
     async with started_server(task) as (address, _), AsyncExitStack() as stack:
         if task.transport in ENCRYPTED:
             address += f"?{client_options(task)}"
+        if task.transport == "sse+http":
+            address = f"sse+{address.removesuffix(_PATH)}{_SSE_PATH}"
         if task.work == "peer-round-trip":
             peer = await stack.enter_async_context(open_peer(address))
             params = params_of_size(task.payload_bytes)
@@ -67,10 +71,11 @@ async def client(task: Task) -> AsyncGenerator[Callable[[int], Awaitable[None]],
 
             yield stream
             return
-        http_params = http_params_of_size(task.payload_bytes)
+        make_params = params_of_size if task.transport == "sse+http" else http_params_of_size
+        params = make_params(task.payload_bytes)
 
         async def work(count: int) -> None:
-            works = [partial(_round_trips, each, http_params) for each in channels]
+            works = [partial(_round_trips, each, params) for each in channels]
             await side_by_side(works, count)
 
         yield work
@@ -106,7 +111,10 @@ async def serve(task: Task) -> None:
         room = f"max_connections={most}&max_exchanges={most}"
         if task.transport in ENCRYPTED:
             room += f"&{server_options(task)}"
-        endpoint = f"{task.transport}://127.0.0.1:0/mcp?{room}"
+        if task.transport == "sse+http":
+            room += f"&max_sessions={most}&sse_path={_SSE_PATH}&message_path=/messages"
+        scheme = task.transport.removeprefix("sse+")
+        endpoint = f"{scheme}://127.0.0.1:0{_PATH}?{room}"
         (address,) = await nursery.start(_serve_at, task, endpoint)
         print(address.partition("?")[0], flush=True)  # ruff: ignore[print] (told to the measurer)
         await until_stdin_ends()

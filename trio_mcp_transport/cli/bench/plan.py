@@ -64,6 +64,9 @@ _HTTP_CLIENTS = 16
 _GROWTH_MESSAGES = 100_000
 #: Each is a whole exchange of HTTP, so fewer of them take as long.
 _GROWTH_EXCHANGES = 20_000
+#: Messages pass by reference; and what an idle client of HTTP+SSE has is the stream of events
+#: that is measured over ``http``.
+_WITHOUT_MEMORY_CASES: frozenset[Transport] = frozenset({"memory", "sse+http"})
 #: Under three bytes a message: nothing that is kept for each is that small.
 _FLAT_KIB = 256
 #: Of resident memory, for a connection that had one round trip and is idle.
@@ -86,6 +89,7 @@ _OWN: dict[Transport, Contestant] = {
     "ws": "own tcp",
     "wss": "own ws",
     "https": "own http",
+    "sse+http": "own http",
 }
 
 
@@ -203,7 +207,7 @@ def _memory_contestants(transport: Transport) -> tuple[Contestant, ...]:
 
 
 def _memory_cases(transport: Transport, quick: bool) -> list[Case]:
-    if transport == "memory":
+    if transport in _WITHOUT_MEMORY_CASES:
         return []
     growth = 1_000 if quick else _GROWTH_MESSAGES
     if transport in OVER_HTTP and not quick:
@@ -243,8 +247,8 @@ def _timed_cases(transport: Transport) -> list[Case]:
         ]
     if transport == "http":
         return _http_cases()
-    if transport == "https":
-        return _https_cases()
+    if transport in {"https", "sse+http"}:
+        return _over_http_cases(transport)
     if transport == "shm":
         return _shared_memory_cases()
     if transport in _OWN:
@@ -316,16 +320,16 @@ def _http_cases() -> list[Case]:
     ]
 
 
-def _https_cases() -> list[Case]:
+def _over_http_cases(transport: Transport) -> list[Case]:
+    """What costs more than plain HTTP: encryption, or a second stream for the answers."""
     small, large = SMALL_BYTES, LARGE_BYTES
-    https: Transport = "https"
-    who = _contestants(https)
+    who = _contestants(transport)
     slower = Budget(to_own=2)
     return [
-        Case("round-trip", https, small, 1, "us", who, slower),
-        Case("peer-round-trip", https, small, 1, "us", who, slower),
-        Case("many-clients", https, small, _HTTP_CLIENTS, "msg/s", who, Budget(to_own=0.4)),
-        Case("round-trip", https, large, 1, "us", who),
+        Case("round-trip", transport, small, 1, "us", who, slower),
+        Case("peer-round-trip", transport, small, 1, "us", who, slower),
+        Case("many-clients", transport, small, _HTTP_CLIENTS, "msg/s", who, Budget(to_own=0.4)),
+        Case("round-trip", transport, large, 1, "us", who),
     ]
 
 
@@ -363,7 +367,11 @@ def _sized(work: Work, transport: Transport, payload: int, connections: int) -> 
             return  # has one connection by nature
         if work == "many-clients":
             yield Case(work, transport, payload, connections, "msg/s", who)
-        elif work == "memory-idle" and sys.platform == "linux":
+        elif (
+            work == "memory-idle"
+            and sys.platform == "linux"
+            and transport not in _WITHOUT_MEMORY_CASES
+        ):
             yield _idle_case(transport, connections)
         return
     rate: Unit = "MB/s" if payload >= _BYTES_COUNT_FROM else "msg/s"
