@@ -46,7 +46,7 @@ async def _work(job: _Job) -> bool:
 @asynccontextmanager
 async def kept() -> AsyncGenerator[tuple[ReusedTasks[_Job], trio.Nursery], None]:
     """Tasks that are kept, in a nursery that is left when they are closed."""
-    with trio.fail_after(10):
+    with trio.fail_after(10):  # noqa: ASYNC100 (what is in the block waits)
         async with trio.open_nursery() as nursery:
             tasks = ReusedTasks(_work, nursery, "a job")
             tasks.keep = True
