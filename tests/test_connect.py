@@ -32,6 +32,7 @@ from trio_mcp_transport.jsonrpc import Request, Response
 from trio_mcp_transport.limits import ChannelOptions
 from trio_mcp_transport.registry import ChannelOverrides, register_transport
 from trio_mcp_transport.serve import serve_channels
+from trio_mcp_transport.transports.http_client_channel import HttpClientChannel
 
 pytestmark = pytest.mark.connect
 
@@ -477,3 +478,15 @@ async def test_what_is_no_child_has_no_stderr() -> None:
     with pytest.raises(ConfigurationError, match="on_stderr is for child processes, not for mem"):
         async with open_channel("memory:x", on_stderr=print):
             pytest.fail("it cannot be open")
+
+
+async def test_only_a_nursery_that_nobody_else_has_may_be_held_open_by_an_idle_channel() -> None:
+    url = "http://127.0.0.1:1/mcp"  # nothing is sent to it
+    async with open_channel(url) as channel:
+        assert isinstance(channel, HttpClientChannel)
+        assert channel.keeps_tasks
+    async with trio.open_nursery() as nursery:
+        kept = await connect_channel(nursery, url)
+        assert isinstance(kept, HttpClientChannel)
+        assert not kept.keeps_tasks
+        await kept.aclose()

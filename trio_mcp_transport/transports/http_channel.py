@@ -82,7 +82,7 @@ class HttpServerChannel(MessageChannel):
         self._receiver: trio.lowlevel.Task | None = None
         self._receiver_busy = False
         self._end_told = False
-        self._just_begun = True
+        self._just_begun = context.exchange
         self._deliver_to: Callable[[Message], object] | None = None
         self._ended_to: Callable[[Exception], object] | None = None
         self._session_id: str | None = None
@@ -391,9 +391,9 @@ class HttpServerChannel(MessageChannel):
         """Wait for one message. See `MessageChannel.receive`.
 
         It is a checkpoint, but for two cases in which other tasks need not have had their
-        turn, since of these channels there is one for each request. If the first call finds a
-        message, the channel's task has only just begun; and the first time that the end is
-        told, it is nearly done.
+        turn, since there is a channel for each request. If the first call on an exchange finds
+        a message, its task has only just begun; and the first time that the end is told, it is
+        nearly done.
         """
         if self._receiver_busy or self._deliver_to is not None:
             raise trio.BusyResourceError("another task is receiving")

@@ -81,6 +81,7 @@ class Exchange:
         held: An answer that is kept back until it is clear that it stands.
         resume: How to go on with its stream, which was lost for this reason.
         parked: Set when its answer has come by another stream, where it waits for that.
+        context: The context variables of its sender, while it is queued.
     """
 
     __slots__ = (
